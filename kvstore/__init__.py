@@ -1,0 +1,1 @@
+"""A leaderless, quorum-replicated key-value store."""

@@ -1,0 +1,50 @@
+"""Every bound of a node in one value, each with its unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Nothing waits without a deadline, nothing queues without a bound; checked before memory is taken."""
+
+    # What a client may send.
+    value_bytes_max: int = 1 * MIB  # one value is copied by N replicas and held by each request in flight
+    key_bytes_max: int = 1 * KIB  # keys live in every index block and every tree leaf
+    bucket_bytes_max: int = 256
+    token_bytes_max: int = 4 * KIB  # encoded; an honest context of 100 replica ids takes 2 KiB
+    content_type_bytes_max: int = 256
+    metadata_bytes_max: int = 4 * KIB  # all names and values of one version together
+    operation_id_bytes_max: int = 64
+    siblings_warn: int = 10  # more than this is a client that never resolves
+    siblings_max: int = 100  # a write that would leave more is refused until somebody resolves
+    batch_items_max: int = 1000
+    batch_bytes_max: int = 8 * MIB
+    scan_items_max: int = 1000  # per page
+    scan_bytes_max: int = 4 * MIB  # of one replica's answer; must fit a frame
+
+    # How much work at once.
+    in_flight_max: int = 256  # requests a node works on
+    queue_max: int = 1024  # requests that wait for a place; beyond: shed
+    connections_max: int = 512  # of clients; each takes a descriptor and about 50 KiB
+    frame_bytes_max: int = 8 * MIB  # between nodes; the length field is checked before reading (B30)
+    peer_in_flight_max: int = 4096  # calls without an answer to one peer; more is PeerUnreachable at once
+    peer_outbox_bytes_max: int = 16 * MIB  # bytes not yet taken by the kernel, per peer
+
+    # How long.
+    header_timeout_s: float = 5.0
+    body_timeout_s: float = 30.0
+    idle_timeout_s: float = 60.0
+    request_timeout_s: float = 2.0  # of a client's request unless it names one
+    request_timeout_max_s: float = 60.0
+    peer_deadline_s: float = 0.5  # for one answer; above the slowest honest fsync, below half a request
+    connect_timeout_s: float = 1.0
+    drain_timeout_s: float = 10.0
+    clock_skew_max_s: float = 60.0  # a last-write-wins time further ahead is refused and counted
+
+
+DEFAULT_LIMITS = Limits()

@@ -1,0 +1,264 @@
+"""What nodes say to each other: frozen values of plain fields, no encoding.
+
+A request and its reply are one pair of classes (`REPLY_OF`). Fields are int, str, bytes, bool, None,
+tuples of these, or another value of this kind, so that rpc/wire.py can derive the bytes from the
+annotations. New fields go last and have a default: an older peer ignores what it does not know, a
+newer one fills in what it does not get (B27).
+
+Encoded states and contexts (`bytes`) are those of core/encoding.py.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kvstore.core.layout import Layout
+from kvstore.core.membership import Member, NodeId
+
+# --- what a client asks of a coordinator; forwarded to a home of the key at most once ---------------
+
+
+class Receipt(NamedTuple):
+    """What happened to one request, replica by replica (design 2.2).
+
+    `replicas`: (node, milliseconds, what it did: ok, same, newer, error name) in order of arrival.
+    `hinted`: homes that a stand-in answered for. `repairs`: replicas that were sent what they lacked.
+    `required` of `n` homes had to answer, `acks` did.
+    """
+
+    coordinator: NodeId
+    n: int
+    required: int
+    acks: int
+    replicas: tuple[tuple[NodeId, float, str], ...] = ()
+    hinted: tuple[NodeId, ...] = ()
+    repairs: int = 0
+    layout_version: int = 0
+
+
+class Get(NamedTuple):
+    """Read one key. None means: as the bucket says. `session`: encoded context the answer must cover."""
+
+    bucket: str
+    key: bytes
+    n: int | None = None
+    r: int | None = None
+    pr: int | None = None
+    monotonic: bool = False
+    session: bytes = b""
+    timeout_ms: int = 2000
+    forwarded: bool = False
+
+
+class Got(NamedTuple):
+    """`state` is the merge of R answers, b"" where none of them knows the key."""
+
+    state: bytes
+    last_write_wins: bool
+    receipt: Receipt
+
+
+class Put(NamedTuple):
+    """Write or delete (`tombstone`) one key.
+
+    `context`: encoded context the writer has seen, None for a blind write, whose meaning is `mode`
+    (overwrite, sibling, reject; None: as the bucket says). `if_match`: ETag that must be current, or
+    "*" for any value; `if_absent`: no value may be current. `operation_id` names the write: sent
+    again, it is the same write. `ttl_ms` None: as the bucket says, 0: never.
+    """
+
+    bucket: str
+    key: bytes
+    value: bytes = b""
+    tombstone: bool = False
+    content_type: str = "application/octet-stream"
+    metadata: tuple[tuple[str, str], ...] = ()
+    operation_id: bytes = b""
+    context: bytes | None = None
+    mode: str | None = None
+    if_match: str | None = None
+    if_absent: bool = False
+    ttl_ms: int | None = None
+    durability: str | None = None
+    n: int | None = None
+    w: int | None = None
+    pw: int | None = None
+    timeout_ms: int = 2000
+    forwarded: bool = False
+
+
+class Written(NamedTuple):
+    """`context`: the writer's own context and the new dot, encoded. `siblings`: how many a read shows now."""
+
+    context: bytes
+    etag: str
+    siblings: int
+    receipt: Receipt
+
+
+# --- what a coordinator asks of a replica ---------------------------------------------------------------
+
+
+class Read(NamedTuple):
+    """`known`: digest of the state the asker holds; a replica with that same state need not send it."""
+
+    partition: int
+    key: bytes
+    known: bytes = b""
+
+
+class Held(NamedTuple):
+    """`same`: as in `known`. Otherwise `state` is what this replica holds, b"" for nothing."""
+
+    same: bool
+    state: bytes = b""
+
+
+class Store(NamedTuple):
+    """Merge this state into yours. `sync`: answer when it is durable.
+
+    `hlc_time`: of the newest version inside, 0 where time decides nothing.
+    """
+
+    partition: int
+    key: bytes
+    state: bytes
+    sync: bool = True
+    hlc_time: int = 0
+
+
+class Stored(NamedTuple):
+    """Applied; durable if that was asked."""
+
+
+class Scan(NamedTuple):
+    """Keys of one bucket in these partitions, in order of keys, strictly after `after`."""
+
+    bucket: str
+    partitions: tuple[int, ...]
+    prefix: bytes = b""
+    after: bytes = b""
+    limit: int = 1000
+    values: bool = False
+
+
+class Scanned(NamedTuple):
+    """(key, encoded state; values emptied unless asked for). `more`: the limit cut the answer."""
+
+    items: tuple[tuple[bytes, bytes], ...]
+    more: bool
+
+
+# --- the cluster about itself ---------------------------------------------------------------------------
+
+
+class Gossip(NamedTuple):
+    """The sender and whom it knows; versions of what both should agree on."""
+
+    sender: Member
+    members: tuple[Member, ...]
+    layout_version: int
+    buckets_digest: bytes
+    wall_ms: int
+
+
+class Gossiped(NamedTuple):
+    sender: Member
+    members: tuple[Member, ...]
+    layout_version: int
+    buckets_digest: bytes
+    wall_ms: int
+
+
+class BucketRecord(NamedTuple):
+    """Properties as JSON text. The highest (version, author) holds."""
+
+    name: str
+    version: int
+    author: NodeId
+    properties: str
+
+
+class FetchCluster(NamedTuple):
+    """Asks for the layout and every bucket's properties."""
+
+
+class ClusterState(NamedTuple):
+    layout: Layout | None
+    buckets: tuple[BucketRecord, ...]
+
+
+class Propose(NamedTuple):
+    """First layout of a new cluster: promise it, and no other, unless `layout.version` is 0."""
+
+    layout: Layout
+    proposer: NodeId
+
+
+class Promised(NamedTuple):
+    """`accepted`, or who holds the promise instead; `layout` if the cluster exists already."""
+
+    accepted: bool
+    holder: NodeId = ""
+    layout: Layout | None = None
+
+
+class Commit(NamedTuple):
+    """Every member promised this layout: it holds from now on."""
+
+    layout: Layout
+
+
+class Release(NamedTuple):
+    """The proposer gives its proposal up."""
+
+    proposer: NodeId
+
+
+class Done(NamedTuple):
+    """Nothing more to say."""
+
+
+class StoreBucket(NamedTuple):
+    record: BucketRecord
+
+
+class FetchBucket(NamedTuple):
+    name: str
+
+
+class BucketHeld(NamedTuple):
+    record: BucketRecord | None
+
+
+Request = (
+    Get
+    | Put
+    | Read
+    | Store
+    | Scan
+    | Gossip
+    | FetchCluster
+    | Propose
+    | Commit
+    | Release
+    | StoreBucket
+    | FetchBucket
+)
+Reply = Got | Written | Held | Stored | Scanned | Gossiped | ClusterState | Promised | Done | BucketHeld
+
+REPLY_OF: dict[type[Request], type[Reply]] = {
+    Get: Got,
+    Put: Written,
+    Read: Held,
+    Store: Stored,
+    Scan: Scanned,
+    Gossip: Gossiped,
+    FetchCluster: ClusterState,
+    Propose: Promised,
+    Commit: Done,
+    Release: Done,
+    StoreBucket: Done,
+    FetchBucket: BucketHeld,
+}
+"""Order matters: the position is the number on the wire. Append only."""

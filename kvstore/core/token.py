@@ -1,0 +1,55 @@
+"""The causal context as clients carry it: opaque, signed, bound to one key.
+
+    token = base64url( MAC[16] ‖ encoded context )
+
+Signed with a key derived from the cluster key, because a forged token could supersede data that its
+sender never saw. The MAC covers the key of the data too: counters are shared by all keys of a copy,
+so a token of one key, sent with another, would cover dots that nobody has seen there.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from hashlib import blake2b
+from hmac import compare_digest
+
+from kvstore.core.encoding import decode_context, encode_context
+from kvstore.core.vector_clock import CausalContext
+from kvstore.errors import InvalidContext
+
+_MAC_BYTES = 16
+_ADVICE = "send the KV-Context of an earlier answer for this very key, unchanged"
+
+
+def token_key(cluster_key: bytes) -> bytes:
+    """The signing key: 32 bytes, of no use to the handshake between nodes."""
+    return blake2b(key=cluster_key[:64], person=b"kv-token", digest_size=32).digest()
+
+
+def seal(context: CausalContext, full_key: bytes, signing_key: bytes) -> str:
+    """`full_key`: bucket and key as core/ring.py joins them."""
+    encoded = encode_context(context)
+    return urlsafe_b64encode(_mac(encoded, full_key, signing_key) + encoded).rstrip(b"=").decode()
+
+
+def open_token(token: str, full_key: bytes, signing_key: bytes, token_bytes_max: int) -> CausalContext:
+    """Raises InvalidContext for a token that is malformed, forged, too long or of another key."""
+    if len(token) > token_bytes_max:
+        raise InvalidContext(
+            f"the causal context has {len(token)} bytes, the limit is {token_bytes_max}", advice=_ADVICE
+        )
+    try:
+        raw = urlsafe_b64decode(token.encode("ascii") + b"=" * (-len(token) % 4))
+    except ValueError:
+        raise InvalidContext("the causal context is not base64url", advice=_ADVICE) from None
+    mac, encoded = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+    if not compare_digest(mac, _mac(encoded, full_key, signing_key)):
+        raise InvalidContext("the causal context was not issued by this cluster for this key", advice=_ADVICE)
+    return decode_context(encoded)
+
+
+def _mac(encoded: bytes, full_key: bytes, signing_key: bytes) -> bytes:
+    mac = blake2b(full_key, key=signing_key, digest_size=_MAC_BYTES)
+    mac.update(len(full_key).to_bytes(2, "big"))
+    mac.update(encoded)
+    return mac.digest()
