@@ -17,6 +17,7 @@ because a dot names one write ever (design 2.1). Replicas therefore compare the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -79,6 +80,11 @@ def digest(encoded: bytes) -> bytes:
     if not encoded:
         return b""
     return blake2b(_split(encoded)[0], digest_size=DIGEST_BYTES).digest()
+
+
+def etag(dots: Iterable[Dot]) -> str:
+    """16 hex digits that stand for exactly these siblings. An entity tag of RFC 9110, without its quotes."""
+    return blake2b(_pack(sorted(dots)), digest_size=8).hexdigest()
 
 
 def merge_encoded(mine: bytes, theirs: bytes) -> bytes:
