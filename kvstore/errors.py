@@ -46,19 +46,20 @@ class KVStoreError(Exception):
     """
 
     retryable: ClassVar[bool] = False
+    outcome_default: ClassVar[str] = "failed"
 
     def __init__(
         self,
         detail: str = "",
         *,
-        outcome: str = "failed",
+        outcome: str = "",
         advice: str = "",
         problem: dict[str, Any] | None = None,
         request_id: str = "",
     ) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.outcome = outcome
+        self.outcome = outcome or self.outcome_default
         self.advice = advice
         self.problem = problem or {}
         self.request_id = request_id
@@ -116,7 +117,7 @@ class SiblingsError(Conflict):
         *,
         siblings: tuple[Any, ...] = (),
         context: str = "",
-        outcome: str = "failed",
+        outcome: str = "",
         advice: str = "",
         problem: dict[str, Any] | None = None,
         request_id: str = "",
@@ -138,6 +139,8 @@ class ConnectError(Unavailable):
 class RequestTimeout(Unavailable):
     """The deadline passed without an answer."""
 
+    outcome_default = "unknown"
+
 
 class QuorumNotMet(Unavailable):
     """Fewer replicas answered than were needed.
@@ -145,6 +148,8 @@ class QuorumNotMet(Unavailable):
     A write is not rolled back: the replicas that have it keep it and a later read may return it.
     With outcome `unknown` a retry is safe if it carries the same operation id.
     """
+
+    outcome_default = "unknown"
 
     def __init__(
         self,
@@ -155,7 +160,7 @@ class QuorumNotMet(Unavailable):
         asked: int = 0,
         hinted: int = 0,
         replicas: tuple[tuple[str, str], ...] = (),
-        outcome: str = "unknown",
+        outcome: str = "",
         advice: str = "",
         problem: dict[str, Any] | None = None,
         request_id: str = "",
@@ -170,6 +175,8 @@ class QuorumNotMet(Unavailable):
 class QuorumUnavailable(QuorumNotMet):
     """Known before anything was sent: too few homes of the key are in reach."""
 
+    outcome_default = "failed"
+
 
 class StaleRead(QuorumNotMet):
     """No reachable replica covers what the session has seen."""
@@ -183,7 +190,7 @@ class Overloaded(Unavailable):
         detail: str = "",
         *,
         retry_after_s: float = 1.0,
-        outcome: str = "failed",
+        outcome: str = "",
         advice: str = "",
         problem: dict[str, Any] | None = None,
         request_id: str = "",
@@ -242,3 +249,9 @@ class StorageFull(StorageError):
 
 class StorageFailed(StorageError):
     """An I/O error. After a failed sync nobody knows what is on disk: the node stops itself."""
+
+
+def named(code: str) -> type[KVStoreError]:
+    """The class of this name, KVStoreError for a name that this release does not know."""
+    found = globals().get(code)
+    return found if isinstance(found, type) and issubclass(found, KVStoreError) else KVStoreError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -42,6 +42,8 @@ class BucketProperties:
     blind: str = "overwrite"
     durability: str = "sync"
     ttl_s: float = 0.0
+    default_quorum: Quorum = field(init=False, repr=False, compare=False)
+    """The counts of a request that names none, made once."""
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -57,7 +59,7 @@ class BucketProperties:
             raise InvalidRequest(
                 "conflict=last-write-wins takes no contexts, so blind=reject would refuse every put"
             )
-        self.quorum()
+        object.__setattr__(self, "default_quorum", self.quorum())
 
     @property
     def last_write_wins(self) -> bool:
@@ -84,7 +86,7 @@ class BucketProperties:
         return Quorum(n, r, w, self.pr if pr is None else pr, self.pw if pw is None else pw)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
 
 def check_bucket_name(name: str) -> None:
@@ -98,8 +100,8 @@ def check_bucket_name(name: str) -> None:
 
 def properties_from(values: Mapping[str, Any], base: BucketProperties) -> BucketProperties:
     """`base` with some properties replaced, checked for name and type."""
-    merged = asdict(base)
-    known = {f.name: type(merged[f.name]) for f in fields(BucketProperties)}
+    merged = base.as_dict()
+    known = {name: type(value) for name, value in merged.items()}
     for name, value in values.items():
         if name not in known:
             close = get_close_matches(name, known, 1)

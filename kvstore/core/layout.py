@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from hashlib import blake2b
 from typing import NamedTuple
 
 from kvstore.core.membership import Member, NodeId
@@ -19,12 +20,14 @@ class Layout(NamedTuple):
     """`walks[p]`: positions in `members` of every member, in the order in which they serve partition p.
 
     The first n of a walk are the homes of its keys in a bucket with that n; those after them stand in.
+    `cluster_id` is made with version 1 and never changes: nodes of two clusters refuse each other.
     Invariant: every walk names every member of weight > 0 once.
     """
 
     version: int
     members: tuple[Member, ...]
     walks: tuple[tuple[int, ...], ...]
+    cluster_id: str = ""
 
     def homes(self, partition: int, n: int) -> tuple[NodeId, ...]:
         """The n homes of a partition; fewer where there are not so many members."""
@@ -49,7 +52,8 @@ def first_layout(members: Iterable[Member], partitions: int = PARTITIONS) -> Lay
             chosen = _next_home(ordered, walk, load)
             walk.append(chosen)
             load[chosen] += 1
-    return Layout(1, tuple(ordered), tuple(map(tuple, walks)))
+    cluster_id = blake2b("".join(m.node_id for m in ordered).encode(), digest_size=16).hexdigest()
+    return Layout(1, tuple(ordered), tuple(map(tuple, walks)), cluster_id)
 
 
 def _next_home(members: list[Member], walk: list[int], load: list[int]) -> int:

@@ -1,0 +1,118 @@
+"""What this node knows of its cluster: itself, the members, the layout. Kept on disk, merged from gossip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from kvstore.core.layout import Layout
+from kvstore.core.membership import Member, NodeId, merge_members
+from kvstore.core.ring import PARTITIONS
+from kvstore.errors import ConfigError, NotReady
+from kvstore.node.ports import Kind, Storage
+
+_IDENTITY, _LAYOUT, _MEMBERS = b"identity", b"layout", b"members"
+
+
+class ClusterView:
+    """`me` is this node as it describes itself to others.
+
+    `homes(partition, n)` is looked up by every request and cached per layout.
+    """
+
+    def __init__(self, storage: Storage, me: Member) -> None:
+        self._storage = storage
+        self.me = me
+        self.members: dict[NodeId, Member] = {me.node_id: me}
+        self.layout: Layout | None = None
+        self._homes: dict[int, list[tuple[NodeId, ...]]] = {}
+
+    @classmethod
+    def open(cls, storage: Storage, describe: Member) -> ClusterView:
+        """Reads the identity in the data directory, or writes a new one (`describe.node_id`).
+
+        Counts this start: the incarnation on disk goes up by one, durably with the next sync.
+        """
+        stored = storage.get(Kind.META, 0, _IDENTITY)
+        node_id, incarnation = json.loads(stored) if stored else (describe.node_id, 0)
+        view = cls(storage, describe._replace(node_id=node_id, incarnation=incarnation + 1))
+        view._write_identity()
+        members = storage.get(Kind.META, 0, _MEMBERS)
+        view.merge(Member(*fields) for fields in json.loads(members or b"[]"))
+        layout = storage.get(Kind.META, 0, _LAYOUT)
+        if layout:
+            view._use(_layout_from(json.loads(layout)))
+        return view
+
+    @property
+    def cluster_id(self) -> str:
+        return self.layout.cluster_id if self.layout else ""
+
+    def homes(self, partition: int, n: int) -> tuple[NodeId, ...]:
+        """Raises NotReady while there is no layout."""
+        table = self._homes.get(n)
+        if table is None:
+            if self.layout is None:
+                raise NotReady(
+                    "this node belongs to no cluster yet",
+                    advice="it waits for the other nodes: see /readyz?verbose, seeds and bootstrap_expect",
+                )
+            layout = self.layout
+            table = self._homes[n] = [layout.homes(p, n) for p in range(PARTITIONS)]
+        return table[partition]
+
+    def merge(self, members: Iterable[Member]) -> bool:
+        """Take what is newer about others; True if anything was. What is said about us is ours to say."""
+        merged = merge_members(self.members, (m for m in members if m.node_id != self.me.node_id))
+        if merged == self.members:
+            return False
+        self.members = merged
+        others = [m for m in merged.values() if m.node_id != self.me.node_id]
+        self._storage.apply([(Kind.META, 0, _MEMBERS, json.dumps(sorted(others)).encode())])
+        return True
+
+    def renew_incarnation(self, above: int) -> None:
+        """Somebody remembers a later start of ours than we do: be newer than that."""
+        self.me = self.me._replace(incarnation=above + 1)
+        self.members[self.me.node_id] = self.me
+        self._write_identity()
+
+    def adopt(self, layout: Layout) -> bool:
+        """Use a layout if it is newer than ours; True if it was. Written, not yet synced.
+
+        Raises ConfigError for a layout of another cluster.
+        """
+        held = self.layout
+        if held is not None:
+            if held.cluster_id != layout.cluster_id:
+                raise ConfigError(
+                    f"this data directory is of cluster {held.cluster_id}, the peers are {layout.cluster_id}",
+                    advice="correct the seeds, or give this node an empty data directory",
+                )
+            if held.version >= layout.version:
+                return False
+        self._storage.apply([(Kind.META, 0, _LAYOUT, json.dumps(layout).encode())])
+        self._use(layout)
+        return True
+
+    def name_of(self, node: NodeId) -> str:
+        member = self.members.get(node)
+        return member.name if member else node[:8]
+
+    def _use(self, layout: Layout) -> None:
+        self.layout = layout
+        self._homes = {}
+        self.merge(layout.members)
+
+    def _write_identity(self) -> None:
+        identity = json.dumps([self.me.node_id, self.me.incarnation]).encode()
+        self._storage.apply([(Kind.META, 0, _IDENTITY, identity)])
+
+
+def _layout_from(fields: list[object]) -> Layout:
+    version, members, walks, cluster_id = fields
+    assert isinstance(version, int)
+    assert isinstance(members, list)
+    assert isinstance(walks, list)
+    assert isinstance(cluster_id, str)
+    return Layout(version, tuple(Member(*m) for m in members), tuple(tuple(w) for w in walks), cluster_id)

@@ -1,0 +1,165 @@
+"""What the node can tell about keys, members and layout, ready for JSON: for operators and for routing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any, cast
+
+from kvstore.core.encoding import decode_state, digest, etag
+from kvstore.core.hybrid_clock import wall_ms_of
+from kvstore.core.layout import Layout
+from kvstore.core.limits import Limits
+from kvstore.core.membership import NodeId
+from kvstore.core.message import Held, Read
+from kvstore.core.ring import PARTITIONS, full_key, partition_of
+from kvstore.errors import CorruptRecord, KVStoreError
+from kvstore.node.bucket_registry import BucketRegistry
+from kvstore.node.cluster_view import ClusterView
+from kvstore.node.ports import Peers
+from kvstore.node.reach import Reach
+from kvstore.node.replica import Replica
+
+
+class Explainer:
+    """Reads only."""
+
+    def __init__(
+        self,
+        view: ClusterView,
+        buckets: BucketRegistry,
+        replica: Replica,
+        peers: Peers,
+        reach: Reach,
+        limits: Limits,
+    ) -> None:
+        self._view, self._buckets, self._replica = view, buckets, replica
+        self._peers, self._reach, self._limits = peers, reach, limits
+
+    async def explain(self, bucket: str, key: bytes) -> dict[str, Any]:
+        """Who the homes of a key are, and what each of them holds. Raises NotReady."""
+        properties = self._buckets.properties(bucket)
+        full = full_key(bucket, key)
+        partition = partition_of(full)
+        homes = self._view.homes(partition, properties.n)
+        held = await asyncio.gather(*(self._held(node, partition, full) for node in homes))
+        states = [state for state in held if isinstance(state, bytes)]
+        layout = self._view.layout
+        return {
+            "bucket": bucket,
+            "partition": partition,
+            "layout_version": layout.version if layout else 0,
+            "properties": properties.as_dict(),
+            "equal": len(states) == len(homes) and len(set(states)) == 1,
+            "homes": [
+                {**self._member(node), **_described(state)} for node, state in zip(homes, held, strict=True)
+            ],
+        }
+
+    async def _held(self, node: NodeId, partition: int, key: bytes) -> bytes | KVStoreError:
+        try:
+            if node == self._view.me.node_id:
+                return self._replica.read(partition, key)
+            self._reach.asked(node)
+            # `known` that no state has: the answer is always the state itself.
+            read = Read(partition, key, b"?")
+            return cast(Held, await self._peers.call(node, read, self._limits.peer_deadline_s)).state
+        except KVStoreError as error:
+            return error
+
+    def _member(self, node: NodeId) -> dict[str, Any]:
+        member = self._view.members.get(node)
+        return {"id": node, "name": self._view.name_of(node), "zone": member.zone if member else ""}
+
+    def cluster(self, drift_ms: dict[NodeId, int]) -> dict[str, Any]:
+        """Members with their addresses, domains, breaker and share of the partitions."""
+        layout = self._view.layout
+        me = self._view.me.node_id
+        n = self._buckets.defaults.n
+        owned = (
+            Counter(home for p in range(PARTITIONS) for home in layout.homes(p, n)) if layout else Counter()
+        )
+        in_layout = {m.node_id for m in layout.members} if layout else set()
+        members = []
+        for member in sorted(self._view.members.values(), key=lambda m: m.name):
+            breaker = self._reach.state(member.node_id).value
+            members.append(
+                {
+                    "id": member.node_id,
+                    "name": member.name,
+                    "rpc": member.rpc_address,
+                    "http": member.http_address,
+                    "zone": member.zone,
+                    "host": member.host,
+                    "weight": member.weight,
+                    "incarnation": member.incarnation,
+                    "in_layout": member.node_id in in_layout,
+                    "partitions": owned[member.node_id],
+                    "state": "up" if member.node_id == me or breaker == "closed" else "out of reach",
+                    "breaker": "self" if member.node_id == me else breaker,
+                    "clock_drift_ms": drift_ms.get(member.node_id, 0),
+                }
+            )
+        return {
+            "cluster_id": self._view.cluster_id,
+            "layout_version": layout.version if layout else 0,
+            "answered_by": self._view.me.name,
+            "partitions": PARTITIONS,
+            "defaults": self._buckets.defaults.as_dict(),
+            "members": members,
+        }
+
+    def layout(self) -> dict[str, Any] | None:
+        """What a client needs to send a request to a home of its key; None before the first layout."""
+        layout = self._view.layout
+        return _routing(layout, self._view) if layout else None
+
+
+def _routing(layout: Layout, view: ClusterView) -> dict[str, Any]:
+    """Addresses are those of the newest incarnation, not those at the time of the layout."""
+    current = [view.members.get(m.node_id, m) for m in layout.members]
+    return {
+        "version": layout.version,
+        "cluster_id": layout.cluster_id,
+        "partitions": len(layout.walks),
+        "hash": "blake2b-16-be-mod",
+        "members": [
+            {"id": m.node_id, "name": m.name, "http": m.http_address, "zone": m.zone, "host": m.host}
+            for m in current
+        ],
+        "walks": [list(walk) for walk in layout.walks],
+    }
+
+
+def _described(state: bytes | KVStoreError) -> dict[str, Any]:
+    """One home's answer: its siblings by dot, its context, or why it has none to show."""
+    if isinstance(state, CorruptRecord):
+        return {"answer": "corrupt", "detail": state.detail}
+    if isinstance(state, KVStoreError):
+        return {"answer": type(state).__name__, "detail": str(state)}
+    if not state:
+        return {"answer": "nothing"}
+    decoded = decode_state(state)
+    return {
+        "answer": "state",
+        "digest": digest(state).hex(),
+        "etag": etag(decoded.siblings),
+        "siblings": [
+            {
+                "dot": f"{dot[0]:x}:{dot[1]}",
+                "tombstone": version.tombstone,
+                "value_bytes": len(version.value),
+                "content_type": version.content_type,
+                "modified_ms": wall_ms_of(version.hlc_time),
+                "expires_at_ms": version.expires_at_ms or None,
+                "operation_id": version.operation_id.decode("ascii", "replace"),
+            }
+            for dot, version in sorted(decoded.siblings.items())
+        ],
+        "context": {
+            "vector": {
+                f"{replica:x}": counter for replica, counter in sorted(decoded.context.vector.items())
+            },
+            "cloud": [f"{dot[0]:x}:{dot[1]}" for dot in sorted(decoded.context.cloud)],
+        },
+    }

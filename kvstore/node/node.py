@@ -1,0 +1,368 @@
+"""One node: owns the parts, their loops and their tasks; starts, drains and stops them.
+
+Everything a client or a peer can ask of a node enters here. The node knows its ports only, so that it
+runs the same over RocksDB and TCP and in a simulated world.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, cast
+
+from kvstore.core.bucket import BucketProperties, check_bucket_name, properties_from
+from kvstore.core.encoding import digest
+from kvstore.core.hybrid_clock import wall_ms_of
+from kvstore.core.limits import Limits
+from kvstore.core.membership import Member, NodeId
+from kvstore.core.message import (
+    BucketHeld,
+    BucketRecord,
+    ClusterState,
+    Commit,
+    Done,
+    FetchBucket,
+    FetchCluster,
+    Get,
+    Gossip,
+    Got,
+    Held,
+    Propose,
+    Put,
+    Read,
+    Release,
+    Reply,
+    Request,
+    Scan,
+    Store,
+    StoreBucket,
+    Stored,
+    Written,
+)
+from kvstore.core.quorum import Outcome, Tally, majority
+from kvstore.errors import InvalidRequest, KVStoreError, NotReady, QuorumNotMet, StorageFailed
+from kvstore.node.bucket_registry import BucketRegistry
+from kvstore.node.cluster_view import ClusterView
+from kvstore.node.coordinator import Coordinator
+from kvstore.node.explain import Explainer
+from kvstore.node.fan_out import FanOut
+from kvstore.node.formation import Formation
+from kvstore.node.gossip import GossipLoop
+from kvstore.node.hybrid_time import HybridTime
+from kvstore.node.ports import Peers, Random, Storage, WallClock
+from kvstore.node.reach import Reach
+from kvstore.node.replica import Replica
+from kvstore.node.scan import Page, Scanner, scan_here
+
+BACKGROUND_TASKS_MAX = 1024
+_STORED = Stored()
+_SAME = Held(True)
+
+
+class Node:
+    """`describe.node_id` is used only if the data directory holds no identity yet.
+
+    `fatal` is called once when the disk can no longer be trusted: stop the process. `report` takes an
+    event and its fields, for the log.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        peers: Peers,
+        wall: WallClock,
+        random: Random,
+        describe: Member,
+        signing_key: bytes,
+        defaults: BucketProperties,
+        limits: Limits,
+        seeds: tuple[str, ...] = (),
+        bootstrap_expect: int = 1,
+        fatal: Callable[[KVStoreError], None],
+        report: Callable[..., None],
+    ) -> None:
+        self._storage, self._peers, self.wall, self._report = storage, peers, wall, report
+        self.limits, self.signing_key, self._fatal = limits, signing_key, fatal
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self.view = ClusterView.open(storage, describe)
+        self.registry = BucketRegistry(storage, defaults)
+        self.registry.start()
+        self.time = HybridTime(wall, limits.clock_skew_max_s)
+        self.replica = Replica(storage, random, self.time, limits)
+        self.reach = Reach(self._loop)
+        self.coordinator = Coordinator(
+            view=self.view,
+            buckets=self.registry,
+            replica=self.replica,
+            peers=peers,
+            reach=self.reach,
+            wall=wall,
+            limits=limits,
+            spawn=self.spawn,
+        )
+        self._scanner = Scanner(
+            view=self.view,
+            buckets=self.registry,
+            storage=storage,
+            peers=peers,
+            reach=self.reach,
+            limits=limits,
+        )
+        self._explainer = Explainer(self.view, self.registry, self.replica, peers, self.reach, limits)
+        self.gossip = GossipLoop(
+            view=self.view,
+            buckets=self.registry,
+            peers=peers,
+            reach=self.reach,
+            wall=wall,
+            random=random,
+            seeds=seeds,
+            on_twin=self._remembered_by_others,
+            report=report,
+        )
+        self._formation = Formation(
+            view=self.view,
+            storage=storage,
+            peers=peers,
+            random=random,
+            expect=bootstrap_expect,
+            report=report,
+        )
+        self._handlers: dict[type[Request], Callable[[Any], Reply | asyncio.Future[Reply]]] = {
+            Read: self._read,
+            Store: self._store,
+            Get: lambda request: self._as_task(self.get(request)),
+            Put: lambda request: self._as_task(self.put(request)),
+            Scan: lambda request: scan_here(storage, request, limits),
+            Gossip: self.gossip.hear,
+            FetchCluster: lambda _: ClusterState(self.view.layout, self.registry.records()),
+            Propose: lambda request: self._as_task(self._formation.promise(request)),
+            Commit: lambda request: self._as_task(self._done(self._formation.commit(request.layout))),
+            Release: lambda request: self._as_task(self._done(self._formation.release(request.proposer))),
+            StoreBucket: self._store_bucket,
+            FetchBucket: lambda request: BucketHeld(self.registry.record(request.name)),
+        }
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Storage is open, the peer server listens. Returns at once; `readiness` tells the rest."""
+        self.replica.start()
+        await self._storage.sync()
+        for member in self.view.members.values():
+            if member.node_id != self.node_id:
+                self._peers.learn(member.node_id, member.rpc_address)
+        self._start_loop("gossip", self.gossip.run())
+        if self.view.layout is None:
+            self._start_loop("formation", self._formation.run())
+
+    async def stop(self) -> None:
+        """No new work, the loops end, what is applied is synced by closing the storage."""
+        self._stopping = True
+        tasks = sorted(self._tasks, key=lambda task: task.get_name())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._storage.close()
+
+    def drain(self) -> None:
+        """From now on not ready: clients and balancers go elsewhere, requests are still served."""
+        self._stopping = True
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Background work of a request. Over the bound it is dropped: anti-entropy repeats it."""
+        if len(self._tasks) >= BACKGROUND_TASKS_MAX:
+            work.close()
+            return
+        self._keep(self._loop.create_task(work))
+
+    def _start_loop(self, name: str, loop: Coroutine[Any, Any, None]) -> None:
+        self._keep(self._loop.create_task(loop, name=name))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, StorageFailed):
+            self.fail(error)
+        elif error is not None and not isinstance(error, KVStoreError):
+            self._report("background task failed", task=task.get_name(), reason=repr(error))
+
+    def fail(self, error: KVStoreError) -> None:
+        """The disk can no longer be trusted."""
+        if not self._stopping:
+            self._stopping = True
+            self._fatal(error)
+
+    # --- what clients ask -----------------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> NodeId:
+        return self.view.me.node_id
+
+    @property
+    def name(self) -> str:
+        return self.view.me.name
+
+    def name_of(self, node: NodeId) -> str:
+        return self.view.name_of(node)
+
+    async def get(self, request: Get) -> Got:
+        return await self.coordinator.get(request)
+
+    async def put(self, request: Put) -> Written:
+        return await self.coordinator.put(request)
+
+    async def scan(
+        self,
+        bucket: str,
+        *,
+        prefix: bytes,
+        after: bytes,
+        limit: int,
+        values: bool,
+        r: int | None,
+        timeout_s: float,
+    ) -> Page:
+        return await self._scanner.page(
+            bucket, prefix=prefix, after=after, limit=limit, values=values, r=r, timeout_s=timeout_s
+        )
+
+    def bucket(self, name: str) -> tuple[BucketProperties, bool]:
+        """Effective properties, and whether somebody set them."""
+        return self.registry.properties(name), self.registry.record(name) is not None
+
+    def buckets(self) -> dict[str, BucketProperties]:
+        return self.registry.named()
+
+    async def set_bucket(self, name: str, values: Mapping[str, Any]) -> BucketProperties:
+        """Durable on a majority of the members before it returns. Raises QuorumNotMet, InvalidRequest."""
+        check_bucket_name(name)
+        layout = self.view.layout
+        if layout is None:
+            raise NotReady("this node belongs to no cluster yet")
+        newest = await self._newest_record(name)
+        base = self.registry.defaults
+        if newest is not None:
+            base = properties_from(json.loads(newest.properties), base)
+        properties = properties_from(values, base)
+        if properties.n > len(layout.members):
+            raise InvalidRequest(
+                f"n={properties.n} is more than the {len(layout.members)} nodes of this cluster",
+                advice="set a smaller n, or add nodes first",
+            )
+        version = newest.version + 1 if newest else 1
+        record = BucketRecord(name, version, self.node_id, json.dumps(properties.as_dict()))
+        self.registry.merge([record])
+        await self._storage.sync()
+        await self._ask_majority(StoreBucket(record))
+        return properties
+
+    async def _newest_record(self, name: str) -> BucketRecord | None:
+        """As a majority of the members knows it: any majority stored the newest one at least once."""
+        heard = [cast(BucketHeld, reply).record for reply in await self._ask_majority(FetchBucket(name))]
+        held = [record for record in (self.registry.record(name), *heard) if record is not None]
+        return max(held, key=lambda r: (r.version, r.author), default=None)
+
+    async def _ask_majority(self, request: Request) -> list[Reply]:
+        """Answers of so many other members that they are a majority with this node. Raises QuorumNotMet."""
+        layout = self.view.layout
+        assert layout is not None, "asked before there are members"
+        others = [m.node_id for m in layout.members if m.node_id != self.node_id]
+        need = majority(len(layout.members)) - 1
+        votes = FanOut(self._loop, self._peers, self.reach, Tally(asked=len(others), need=need))
+        for node in others:
+            votes.ask(node, request, self.limits.peer_deadline_s)
+        if await votes.decided() is Outcome.LOST:
+            raise QuorumNotMet(
+                required=need + 1,
+                received=votes.tally.acks + 1,
+                asked=len(layout.members),
+                advice="properties change with a majority of all members in reach: send it again then",
+            )
+        return [reply for _, reply, _ in votes.answers]
+
+    # --- what operators ask ---------------------------------------------------------------------------
+
+    async def explain(self, bucket: str, key: bytes) -> dict[str, Any]:
+        check_bucket_name(bucket)
+        return await self._explainer.explain(bucket, key)
+
+    def cluster(self) -> dict[str, Any]:
+        return self._explainer.cluster(self.gossip.drift_ms)
+
+    def layout(self) -> dict[str, Any] | None:
+        return self._explainer.layout()
+
+    def readiness(self) -> list[tuple[str, bool, str]]:
+        """(check, holds, what it says)."""
+        layout = self.view.layout
+        known, expect = len(self.view.members), self._formation.expect
+        if layout is None:
+            formed = f"waiting for the first layout: {known} of {expect} expected nodes seen"
+        else:
+            formed = f"version {layout.version}, {len(layout.members)} members"
+        return [
+            ("layout", layout is not None, formed),
+            ("serving", not self._stopping, "stopping" if self._stopping else "ready"),
+        ]
+
+    # --- what peers ask -------------------------------------------------------------------------------
+
+    def serve(self, sender: NodeId, request: Request, deadline_s: float) -> Reply | asyncio.Future[Reply]:
+        """Answer a peer, at once or later. Raises KVStoreError."""
+        return self._handlers[type(request)](request)
+
+    def _read(self, request: Read) -> Held:
+        state = self.replica.read(request.partition, request.key)
+        if digest(state) == request.known:
+            return _SAME
+        return Held(False, state)
+
+    def _store(self, request: Store) -> Reply | asyncio.Future[Reply]:
+        if request.hlc_time and not self.time.seen(request.hlc_time):
+            ahead_ms = wall_ms_of(request.hlc_time) - self.wall.now_ms()
+            raise InvalidRequest(f"the write's time is {ahead_ms} ms ahead of this node's clock: clock skew")
+        self.replica.store(request.partition, request.key, request.state)
+        if not request.sync:
+            return _STORED
+        reply: asyncio.Future[Reply] = self._loop.create_future()
+        self.replica.sync().add_done_callback(partial(self._synced, reply))
+        return reply
+
+    def _synced(self, reply: asyncio.Future[Reply], durable: asyncio.Future[None]) -> None:
+        error = durable.exception()
+        if error is not None:
+            if isinstance(error, StorageFailed):
+                self.fail(error)
+            if not reply.done():
+                reply.set_exception(error)
+        elif not reply.done():
+            reply.set_result(_STORED)
+
+    def _store_bucket(self, request: StoreBucket) -> asyncio.Future[Reply]:
+        self.registry.merge([request.record])
+        return self._as_task(self._done(self._storage.sync()))
+
+    async def _done(self, work: Awaitable[None]) -> Done:
+        await work
+        return Done()
+
+    def _as_task(self, work: Coroutine[Any, Any, Reply]) -> asyncio.Future[Reply]:
+        return self._loop.create_task(work)
+
+    def _remembered_by_others(self, incarnation: int) -> None:
+        """This directory is older than what peers have seen of us: forget which dots were ours (B7)."""
+        self._report("restored or cloned data directory: renewing all replica ids", incarnation=incarnation)
+        self.view.renew_incarnation(incarnation)
+        self.replica.renew_all()

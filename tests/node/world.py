@@ -1,0 +1,195 @@
+"""Several nodes in one event loop over memory and a network that can be cut: for tests of node/."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from kvstore.core.bucket import BucketProperties
+from kvstore.core.limits import DEFAULT_LIMITS, Limits
+from kvstore.core.membership import Member, NodeId
+from kvstore.core.message import Get, Got, Put, Reply, Request, Written
+from kvstore.errors import KVStoreError, PeerRefused, PeerTimeout, PeerUnreachable
+from kvstore.node.node import Node
+from kvstore.storage.memory import MemoryStorage
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ms = 1_700_000_000_000
+
+    def now_ms(self) -> int:
+        return self.ms
+
+
+class Chance:
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def bits(self, purpose: str, count: int) -> int:
+        return self._random.getrandbits(count)
+
+    def uniform(self, purpose: str, low: float, high: float) -> float:
+        return self._random.uniform(low, high)
+
+
+class World:
+    """`down`: nodes nothing reaches. `mute`: nodes that take calls and never answer.
+
+    `intercept` may change or drop (None) a request on its way, per (sender, receiver, request).
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.nodes: dict[NodeId, Node] = {}
+        self.addresses: dict[str, NodeId] = {}
+        self.storages: dict[str, MemoryStorage] = {}
+        self.clocks: dict[str, Clock] = {}
+        self.down: set[str] = set()
+        self.mute: set[str] = set()
+        self.calls: list[tuple[str, str, Request]] = []
+        self.fatal: list[tuple[str, KVStoreError]] = []
+        self.intercept: Callable[[str, str, Request], Request | None] = lambda _a, _b, request: request
+
+    async def start(self, name: str, *, n: int = 3, expect: int = 3, limits: Limits = DEFAULT_LIMITS) -> Node:
+        storage = self.storages.setdefault(name, MemoryStorage())
+        clock = self.clocks.setdefault(name, Clock())
+        seed = int(name[1:])
+        describe = Member(f"{seed:032x}", name, f"{name}:1", f"{name}:2", zone=f"z{seed % 3}", host=name)
+        node = Node(
+            storage=storage,
+            peers=_Link(self, name),
+            wall=clock,
+            random=Chance(seed),
+            describe=describe,
+            signing_key=b"k" * 32,
+            defaults=BucketProperties(n=n),
+            limits=limits,
+            seeds=("n1:1",),
+            bootstrap_expect=expect,
+            fatal=lambda error: self.fatal.append((name, error)),
+            report=lambda event, **fields: None,
+        )
+        self.nodes[node.node_id] = node
+        self.addresses[f"{name}:1"] = node.node_id
+        await node.start()
+        return node
+
+    def named(self, name: str) -> Node:
+        return next(node for node in self.nodes.values() if node.name == name)
+
+    async def formed(self) -> None:
+        await until(lambda: all(node.view.layout is not None for node in self.nodes.values()))
+
+    async def stop(self) -> None:
+        for node in list(self.nodes.values()):
+            await node.stop()
+
+    def homes(self, bucket: str, key: bytes) -> list[Node]:
+        from kvstore.core.ring import full_key, partition_of
+
+        some = next(iter(self.nodes.values()))
+        homes = some.view.homes(partition_of(full_key(bucket, key)), some.bucket(bucket)[0].n)
+        return [self.nodes[home] for home in homes]
+
+    def deliver(self, sender: str, receiver: NodeId, request: Request, deadline_s: float) -> asyncio.Future[Reply]:
+        reply: asyncio.Future[Reply] = self.loop.create_future()
+        node = self.nodes.get(receiver)
+        sent = self.intercept(sender, node.name, request) if node else None
+        if node is None or node.name in self.down or sender in self.down:
+            reply.set_exception(PeerUnreachable("down"))
+            return reply
+        self.calls.append((sender, node.name, request))
+        if node.name in self.mute or sent is None:
+            self.loop.call_later(deadline_s, _fail, reply, PeerTimeout("no answer"))
+            return reply
+        self.loop.call_soon(self._handle, node, self.named(sender).node_id, sent, reply, deadline_s)
+        return reply
+
+    def _handle(
+        self, node: Node, sender: NodeId, request: Request, reply: asyncio.Future[Reply], deadline_s: float
+    ) -> None:
+        try:
+            answer = node.serve(sender, request, deadline_s)
+        except KVStoreError as error:
+            _fail(reply, PeerRefused(error.detail, code=type(error).__name__))
+            return
+        if isinstance(answer, asyncio.Future):
+            answer.add_done_callback(lambda done: _pass_on(done, reply))
+        elif not reply.done():
+            reply.set_result(answer)
+
+
+def _fail(reply: asyncio.Future[Reply], error: KVStoreError) -> None:
+    if not reply.done():
+        reply.set_exception(error)
+
+
+def _pass_on(done: asyncio.Future[Reply], reply: asyncio.Future[Reply]) -> None:
+    if done.cancelled() or reply.done():
+        return
+    error = done.exception()
+    if isinstance(error, KVStoreError):
+        _fail(reply, PeerRefused(error.detail, code=type(error).__name__))
+    elif error is not None:
+        raise error
+    else:
+        reply.set_result(done.result())
+
+
+class _Link:
+    """ports.Peers of one node."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world, self._name = world, name
+
+    def call(
+        self, node: NodeId, request: Request, deadline_s: float, *, background: bool = False
+    ) -> asyncio.Future[Reply]:
+        return self._world.deliver(self._name, node, request, deadline_s)
+
+    def call_address(self, address: str, request: Request, deadline_s: float) -> asyncio.Future[Reply]:
+        node = self._world.addresses.get(address, "")
+        return self._world.deliver(self._name, node, request, deadline_s)
+
+    def learn(self, node: NodeId, address: str) -> None: ...
+
+    def forget(self, node: NodeId) -> None: ...
+
+
+async def until(condition: Callable[[], bool], *, deadline_s: float = 5.0) -> None:
+    """Wait for a condition, never for a time."""
+    async with asyncio.timeout(deadline_s):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+_operations = itertools.count(1)
+
+
+async def put(node: Node, key: bytes, value: bytes, **options: Any) -> Written:
+    return await node.put(Put("b", key, value, **options))
+
+
+async def get(node: Node, key: bytes, **options: Any) -> Got:
+    return await node.get(Get("b", key, **options))
+
+
+def values(got: Got, now_ms: int = 1_700_000_000_000) -> list[bytes]:
+    from kvstore.core.encoding import decode_state
+    from kvstore.core.sibling import EMPTY_STATE, shown
+
+    state = decode_state(got.state) if got.state else EMPTY_STATE
+    return [version.value for _, version in shown(state, now_ms, last_write_wins=got.last_write_wins)]
+
+
+def context(got: Got) -> bytes:
+    from kvstore.core.encoding import decode_causal, encode_context
+
+    return encode_context(decode_causal(got.state).context)
+
+
+Work = Callable[[], Awaitable[None]]
