@@ -1,11 +1,12 @@
 """The properties of a bucket, and how request, bucket and node defaults combine.
 
-Precedence: request > bucket > node default (design 2.2). Contradictions are refused where they are
+Precedence: request > bucket > node default. Contradictions are refused where they are
 written down, not where they first hurt (B22).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -52,12 +53,13 @@ class BucketProperties:
             ("durability", self.durability, DURABILITIES),
         ):
             if value not in choices:
-                raise InvalidRequest(f"{name}={value!r} must be one of {', '.join(choices)}")
-        if not 0 <= self.ttl_s <= 100 * 365 * 86_400:
-            raise InvalidRequest(f"ttl_s={self.ttl_s} must lie between 0 (never) and 100 years")
-        if self.conflict == "last-write-wins" and self.blind == "reject":
+                raise InvalidRequest(f"{name}={value!r:.64} must be one of {', '.join(choices)}")
+        if self.ttl_s != 0 and not 0.001 <= self.ttl_s <= 100 * 365 * 86_400:
+            raise InvalidRequest(f"ttl_s={self.ttl_s} must be 0 (never) or lie between 1 ms and 100 years")
+        if self.conflict == "last-write-wins" and self.blind != "overwrite":
             raise InvalidRequest(
-                "conflict=last-write-wins takes no contexts, so blind=reject would refuse every put"
+                f"conflict=last-write-wins keeps no siblings and takes no contexts; blind={self.blind} needs"
+                " them: set blind=overwrite"
             )
         object.__setattr__(self, "default_quorum", self.quorum())
 
@@ -106,11 +108,11 @@ def properties_from(values: Mapping[str, Any], base: BucketProperties) -> Bucket
         if name not in known:
             close = get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            raise InvalidRequest(f"unknown bucket property {name!r}", advice=hint)
+            raise InvalidRequest(f"unknown bucket property {name!r:.64}", advice=hint)
         wanted = known[name]
         if wanted is float and type(value) is int:
-            value = float(value)
+            value = float(value) if abs(value) < 1 << 53 else math.inf
         if type(value) is not wanted:
-            raise InvalidRequest(f"{name}={value!r} must be of type {wanted.__name__}")
+            raise InvalidRequest(f"{name}={value!r:.64} must be of type {wanted.__name__}")
         merged[name] = value
     return BucketProperties(**merged)

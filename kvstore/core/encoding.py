@@ -12,7 +12,7 @@ for one sibling of 100 bytes, against a budget of 10 µs for the whole replica c
     context  = msgpack [vector, cloud]
 
 The encoding is canonical: equal states are equal bytes, and equal causal parts mean equal states,
-because a dot names one write ever (design 2.1). Replicas therefore compare the causal bytes.
+because a dot names one write ever. Replicas therefore compare the causal bytes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 import msgpack
 
 from kvstore.core.sibling import KeyState, Version, merge
-from kvstore.core.vector_clock import CausalContext, Dot
+from kvstore.core.vector_clock import CausalContext, Dot, compacted
 from kvstore.errors import CorruptRecord, InvalidContext
 
 STATE_FORMAT = 1
 DIGEST_BYTES = 16
 
-_DOTS_MAX = 65_536  # far above any honest state; bounds what a hostile length can make us allocate
+_ITEMS_MAX = 65_536  # of one array; far above any honest state, and bounds what a hostile length can take
 _pack = msgpack.Packer(autoreset=True).pack
 
 
@@ -54,11 +54,11 @@ def encode_state(state: KeyState) -> bytes:
 
 
 def decode_state(encoded: bytes) -> KeyState:
-    """Raises CorruptRecord for anything that `encode_state` does not make."""
+    """Raises CorruptRecord for anything that is not a state in canonical form."""
     causal_bytes, content_bytes = _split(encoded)
     causal = _causal(causal_bytes)
     try:
-        contents = msgpack.unpackb(content_bytes, max_ext_len=0)
+        contents = _unpack(content_bytes, _ITEMS_MAX)
         siblings = dict(zip(causal.dots, map(_version, contents), strict=True))
     except (ValueError, TypeError) as error:
         raise CorruptRecord(f"versions do not parse: {error}") from None
@@ -120,8 +120,11 @@ def encode_context(context: CausalContext) -> bytes:
 def decode_context(encoded: bytes) -> CausalContext:
     """Raises InvalidContext."""
     try:
-        vector, cloud = msgpack.unpackb(encoded, max_ext_len=0, max_array_len=_DOTS_MAX)
-        return CausalContext(dict(_dots(vector)), frozenset(_dots(cloud)))
+        vector, cloud = parts = _unpack(encoded, _ITEMS_MAX)
+        context = _context(vector, cloud)
+        if _pack(parts) != encoded:
+            raise ValueError("not in canonical form")
+        return context
     except (ValueError, TypeError):
         raise InvalidContext(
             "the causal context does not parse: send a KV-Context as it was received"
@@ -136,19 +139,42 @@ def _flat(pairs: list[Dot]) -> list[int]:
     return [number for pair in pairs for number in pair]
 
 
+def _unpack(encoded: bytes, items_max: int) -> Any:
+    return msgpack.unpackb(encoded, max_ext_len=0, max_map_len=0, max_array_len=items_max)
+
+
 def _dots(flat: Any) -> list[Dot]:
-    if type(flat) is not list or len(flat) % 2 or not all(type(n) is int and n > 0 for n in flat):
+    """In strictly ascending order, as they were written."""
+    if type(flat) is not list or len(flat) % 2:
         raise ValueError("not a list of dots")
-    return list(zip(flat[::2], flat[1::2], strict=True))
+    for number in flat:
+        if type(number) is not int or number < 1:
+            raise ValueError("not a dot")
+    dots = list(zip(flat[::2], flat[1::2], strict=True))
+    last = (0, 0)
+    for dot in dots:
+        if dot <= last:
+            raise ValueError("dots are not in order")
+        last = dot
+    return dots
+
+
+def _context(flat_vector: Any, flat_cloud: Any) -> CausalContext:
+    """Only what is compact: two forms of one context would be two states that never become equal."""
+    entries = _dots(flat_vector)
+    context = CausalContext(dict(entries), frozenset(_dots(flat_cloud)))
+    if len(context.vector) != len(entries) or compacted(*context) != context:
+        raise ValueError("the context is not compact")
+    return context
 
 
 def _split(encoded: bytes) -> tuple[bytes, bytes]:
     try:
-        version, causal, contents = msgpack.unpackb(encoded, max_ext_len=0)
+        version, causal, contents = _unpack(encoded, 3)
     except (ValueError, TypeError) as error:
         raise CorruptRecord(f"state does not parse: {error}") from None
-    if version != STATE_FORMAT:
-        raise CorruptRecord(f"state format {version!r}; this release reads {STATE_FORMAT}")
+    if type(version) is not int or version != STATE_FORMAT:
+        raise CorruptRecord(f"state format {version!r:.32}; this release reads {STATE_FORMAT}")
     if type(causal) is not bytes or type(contents) is not bytes:
         raise CorruptRecord("state does not parse: parts are not bytes")
     return causal, contents
@@ -156,9 +182,15 @@ def _split(encoded: bytes) -> tuple[bytes, bytes]:
 
 def _causal(encoded: bytes) -> Causal:
     try:
-        vector, cloud, dots = msgpack.unpackb(encoded, max_ext_len=0, max_array_len=_DOTS_MAX)
-        context = CausalContext(dict(_dots(vector)), frozenset(_dots(cloud)))
-        return Causal(context, tuple(_dots(dots)))
+        vector, cloud, flat = parts = _unpack(encoded, _ITEMS_MAX)
+        context = _context(vector, cloud)
+        dots = tuple(_dots(flat))
+        for dot in dots:
+            if not context.covers(dot):
+                raise ValueError("a sibling is not covered by its context")
+        if _pack(parts) != encoded:
+            raise ValueError("not in canonical form")
+        return Causal(context, dots)
     except (ValueError, TypeError) as error:
         raise CorruptRecord(f"causal part does not parse: {error}") from None
 

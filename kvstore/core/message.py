@@ -1,7 +1,7 @@
 """What nodes say to each other: frozen values of plain fields, no encoding.
 
-A request and its reply are one pair of classes (`REPLY_OF`). Fields are int, str, bytes, bool, None,
-tuples of these, or another value of this kind, so that rpc/wire.py can derive the bytes from the
+A request and its reply are one pair of classes (`REPLY_OF`). Fields are int, float, str, bytes, bool,
+None, tuples of these, or another value of this kind, so that rpc/wire.py can derive the bytes from the
 annotations. New fields go last and have a default: an older peer ignores what it does not know, a
 newer one fills in what it does not get (B27).
 
@@ -19,7 +19,7 @@ from kvstore.core.membership import Member, NodeId
 
 
 class Receipt(NamedTuple):
-    """What happened to one request, replica by replica (design 2.2).
+    """What happened to one request, replica by replica.
 
     `replicas`: (node, milliseconds, what it did: ok, same, newer, error name) in order of arrival.
     `hinted`: homes that a stand-in answered for. `repairs`: replicas that were sent what they lacked.

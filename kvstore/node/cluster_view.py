@@ -71,6 +71,11 @@ class ClusterView:
         self._storage.apply([(Kind.META, 0, _MEMBERS, json.dumps(sorted(others)).encode())])
         return True
 
+    def announce(self, rpc_address: str, http_address: str) -> None:
+        """Where this node is to be found; known once its sockets are bound."""
+        self.me = self.me._replace(rpc_address=rpc_address, http_address=http_address)
+        self.members[self.me.node_id] = self.me
+
     def renew_incarnation(self, above: int) -> None:
         """Somebody remembers a later start of ours than we do: be newer than that."""
         self.me = self.me._replace(incarnation=above + 1)

@@ -46,7 +46,7 @@ class Snapshot(Reader, Protocol):
 
 
 class Storage(Reader, Protocol):
-    """Design 2.8. `apply` is atomic across kinds and visible at once; `sync` makes it durable.
+    """`apply` is atomic across kinds and visible at once; `sync` makes it durable.
 
     After a crash a prefix of the unsynced batches survives, in order, never a part of one.
     """

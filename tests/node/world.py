@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from kvstore.core.bucket import BucketProperties
@@ -95,7 +94,9 @@ class World:
         homes = some.view.homes(partition_of(full_key(bucket, key)), some.bucket(bucket)[0].n)
         return [self.nodes[home] for home in homes]
 
-    def deliver(self, sender: str, receiver: NodeId, request: Request, deadline_s: float) -> asyncio.Future[Reply]:
+    def deliver(
+        self, sender: str, receiver: NodeId, request: Request, deadline_s: float
+    ) -> asyncio.Future[Reply]:
         reply: asyncio.Future[Reply] = self.loop.create_future()
         node = self.nodes.get(receiver)
         sent = self.intercept(sender, node.name, request) if node else None
@@ -167,9 +168,6 @@ async def until(condition: Callable[[], bool], *, deadline_s: float = 5.0) -> No
             await asyncio.sleep(0.002)
 
 
-_operations = itertools.count(1)
-
-
 async def put(node: Node, key: bytes, value: bytes, **options: Any) -> Written:
     return await node.put(Put("b", key, value, **options))
 
@@ -190,6 +188,3 @@ def context(got: Got) -> bytes:
     from kvstore.core.encoding import decode_causal, encode_context
 
     return encode_context(decode_causal(got.state).context)
-
-
-Work = Callable[[], Awaitable[None]]

@@ -1,0 +1,133 @@
+"""What one copy may do with its replica id. Each scenario lost data in another system of this kind."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from kvstore.core.encoding import decode_state, encode_state
+from kvstore.core.limits import DEFAULT_LIMITS
+from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, write
+from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext
+from kvstore.errors import CorruptRecord
+from kvstore.node.hybrid_time import HybridTime
+from kvstore.node.ports import Kind
+from kvstore.node.replica import Minted, Replica
+from kvstore.storage.memory import MemoryStorage
+from tests.node.world import Chance, Clock
+
+P, KEY = 7, b"b\0k"
+
+
+def replica_on(storage: MemoryStorage, seed: int = 0) -> Replica:
+    made = Replica(storage, Chance(seed), HybridTime(Clock(), 60.0), DEFAULT_LIMITS)
+    made.start()
+    return made
+
+
+def put(replica: Replica, value: bytes, context: CausalContext | None = EMPTY_CONTEXT) -> Minted:
+    return replica.write(P, KEY, Version(value), context=context, blind="overwrite")
+
+
+def values(replica: Replica) -> list[bytes]:
+    return sorted(v.value for v in decode_state(replica.read(P, KEY)).siblings.values())
+
+
+async def test_a_clean_restart_keeps_the_id_and_the_counter() -> None:
+    storage = MemoryStorage()
+    first = put(replica_on(storage), b"1")
+    await storage.close()
+    second = put(replica_on(MemoryStorage(storage.disk)), b"2")
+    assert second.dot == (first.dot[0], first.dot[1] + 1)
+
+
+async def test_an_unclean_stop_renews_the_id() -> None:
+    """The dot may have been seen by others and be forgotten here: it must not be made twice."""
+    storage = MemoryStorage()
+    replica = replica_on(storage)
+    await storage.sync()
+    first = put(replica, b"1")
+    survivor = replica_on(storage.crash(keep_batches=0), seed=1)
+    second = put(survivor, b"2")
+    assert second.dot[0] != first.dot[0]
+    survivor.store(P, KEY, first.state)
+    assert values(survivor) == [b"1", b"2"]
+
+
+async def test_b3_an_unreadable_record_renews_the_id_so_that_nothing_is_dominated() -> None:
+    storage = MemoryStorage()
+    replica = replica_on(storage)
+    first = put(replica, b"acknowledged elsewhere")
+    storage.disk.flip_bit(Kind.DATA, P, KEY, bit=99)
+    with pytest.raises(CorruptRecord):
+        replica.read(P, KEY)
+    second = put(replica, b"new")
+    assert second.dot[0] != first.dot[0]
+    replica.store(P, KEY, first.state)
+    assert values(replica) == [b"acknowledged elsewhere", b"new"]
+
+
+@pytest.mark.parametrize("through", ["store", "context"])
+async def test_b4_b5_a_counter_above_ours_in_any_message_renews_the_id(through: str) -> None:
+    replica = replica_on(MemoryStorage())
+    mine = put(replica, b"1").dot
+    later = (mine[0], mine[1] + 5)
+    if through == "store":
+        foreign = write(EMPTY_STATE, EMPTY_CONTEXT, Version(b"later"), later)
+        replica.store(P, KEY, encode_state(foreign))
+        assert put(replica, b"2").dot[0] != mine[0]
+    else:
+        assert put(replica, b"2", CausalContext({}, frozenset({later}))).dot[0] != mine[0]
+
+
+async def test_b6_a_home_without_a_record_knows_its_own_old_dots() -> None:
+    """Delete, collect, and an old message returns: it must not bring the value back."""
+    storage = MemoryStorage()
+    replica = replica_on(storage)
+    old = put(replica, b"deleted long ago")
+    storage.apply([(Kind.DATA, P, KEY, None)])
+    replica.store(P, KEY, old.state)
+    assert values(replica) == []
+    new = put(replica, b"rewritten", None)
+    assert new.dot[1] > old.dot[1]
+    replica.store(P, KEY, old.state)
+    assert values(replica) == [b"rewritten"]
+
+
+async def test_a_foreign_write_to_a_key_without_a_record_is_kept_byte_for_byte() -> None:
+    replica = replica_on(MemoryStorage())
+    foreign = encode_state(write(EMPTY_STATE, EMPTY_CONTEXT, Version(b"v"), (99, 1)))
+    replica.store(P, KEY, foreign)
+    assert replica.read(P, KEY) == foreign
+
+
+async def test_renewed_ids_reach_the_disk_with_their_first_dot() -> None:
+    storage = MemoryStorage()
+    replica = replica_on(storage)
+    first = put(replica, b"1")
+    replica.renew_all()
+    second = put(replica, b"2")
+    assert second.dot[0] != first.dot[0]
+    await storage.close()
+    assert put(replica_on(MemoryStorage(storage.disk)), b"3").dot == (second.dot[0], 2)
+
+
+async def test_counters_are_shared_by_all_keys_of_a_copy_and_never_go_back() -> None:
+    replica = replica_on(MemoryStorage())
+    dots = [
+        replica.write(P, b"b\0%d" % random.randrange(5), Version(b"v"), context=None, blind="overwrite").dot
+        for _ in range(50)
+    ]
+    assert [dot[1] for dot in dots] == list(range(1, 51))
+    assert len({dot[0] for dot in dots}) == 1
+
+
+async def test_storing_what_is_held_writes_nothing() -> None:
+    storage = MemoryStorage()
+    replica = replica_on(storage)
+    state = put(replica, b"v").state
+    applied = storage.disk.unsynced_batches
+    replica.store(P, KEY, state)
+    replica.store(P, KEY, encode_state(KeyState()))
+    assert storage.disk.unsynced_batches == applied
