@@ -75,6 +75,23 @@ def decode_causal(encoded: bytes) -> Causal:
     return _causal(_split(encoded)[0])
 
 
+def open_own(encoded: bytes) -> tuple[Causal, bytes]:
+    """Causal part and unparsed contents of a state that this node wrote and a checksum covers.
+
+    Without the checks of `decode_causal`: 2 µs instead of 9, on the way of every put.
+    """
+    try:
+        _, causal, contents = msgpack.unpackb(encoded)
+        flat_vector, flat_cloud, flat_dots = msgpack.unpackb(causal)
+        vector, cloud, dots = iter(flat_vector), iter(flat_cloud), iter(flat_dots)
+        context = CausalContext(
+            dict(zip(vector, vector, strict=True)), frozenset(zip(cloud, cloud, strict=True))
+        )
+        return Causal(context, tuple(zip(dots, dots, strict=True))), contents
+    except (ValueError, TypeError) as error:
+        raise CorruptRecord(f"own state does not parse: {error}") from None
+
+
 def digest(encoded: bytes) -> bytes:
     """16 bytes that stand for the causal part; b"" for no state (`encoded` empty)."""
     if not encoded:
@@ -87,16 +104,19 @@ def etag(dots: Iterable[Dot]) -> str:
     return blake2b(_pack(sorted(dots)), digest_size=8).hexdigest()
 
 
-def merge_encoded(mine: bytes, theirs: bytes) -> bytes:
+def merge_encoded(mine: bytes, theirs: bytes, their_causal: Causal | None = None) -> bytes:
     """`merge` on encoded states; empty bytes stand for the empty state.
 
-    Compares bytes, then causal parts, and reads the versions only if both sides have news.
+    `their_causal`, if the caller has it already. Compares bytes, then causal parts, and reads the
+    versions only if both sides have news.
     """
     if mine == theirs or not theirs:
         return mine
     if not mine:
         return theirs
-    my_causal, their_causal = decode_causal(mine), decode_causal(theirs)
+    my_causal = decode_causal(mine)
+    if their_causal is None:
+        their_causal = decode_causal(theirs)
     if _supersedes(their_causal, my_causal):
         return theirs
     if _supersedes(my_causal, their_causal):

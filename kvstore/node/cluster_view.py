@@ -29,7 +29,7 @@ class ClusterView:
 
     @classmethod
     def open(cls, storage: Storage, describe: Member) -> ClusterView:
-        """Reads the identity in the data directory, or writes a new one (`describe.node_id`).
+        """Reads the identity in the data directory, or writes a new one: that of `describe`.
 
         Counts this start: the incarnation on disk goes up by one, durably with the next sync.
         """

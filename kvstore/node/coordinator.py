@@ -104,7 +104,11 @@ class Coordinator:
         read = Read(partition, key, digest(mine))
         reads, others = await self._read(homes, read, quorum.r, own_votes=1, deadline_s=deadline_s)
         answers = [local, *_answers(reads, mine)]
-        state = merged(state for _, _, state in answers)
+        # An equal replica's answer is `mine` itself: the usual read merges and plans nothing.
+        equal = all(state is mine for _, _, state in answers)
+        state = mine if equal else merged(state for _, _, state in answers)
+        if equal and not request.session:
+            return self._got(properties, quorum, mine, answers, 0)
         if request.session and not _covers(state, request.session):
             answers += await self._ask_the_rest(others, read, mine, deadline_s)
             state = merged(state for _, _, state in answers)
@@ -212,6 +216,7 @@ class Coordinator:
             self._version(request, properties),
             context=token,
             blind="overwrite" if properties.last_write_wins else (request.mode or properties.blind),
+            timed=properties.last_write_wins,
         )
 
         votes = FanOut(self._loop, self._peers, self._reach, Tally(asked=1 + len(others), need=quorum.w))
@@ -300,7 +305,7 @@ class Coordinator:
             except PeerRefused as refusal:
                 self._reach.succeeded(node)
                 if refusal.code not in ("NotReady", "Overloaded"):
-                    raise named(refusal.code)(refusal.detail) from None
+                    raise _as_raised_there(refusal) from None
                 last = refusal
             except PeerError as error:
                 self._reach.failed(node, hard=not error.sent)
@@ -380,6 +385,15 @@ def _quorum(
     if n is None and r is None and w is None and pr is None and pw is None:
         return properties.default_quorum
     return properties.quorum(n=n, r=r, w=w, pr=pr, pw=pw)
+
+
+def _as_raised_there(refusal: PeerRefused) -> KVStoreError:
+    """The home's own error, with its outcome and counts."""
+    error = named(refusal.code)(refusal.detail, outcome=refusal.outcome, advice=refusal.advice)
+    for name, count in refusal.problem.items():
+        if hasattr(error, name):
+            setattr(error, name, count)
+    return error
 
 
 def _answers(reads: FanOut, mine: bytes) -> list[tuple[NodeId, float, bytes]]:

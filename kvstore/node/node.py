@@ -16,7 +16,7 @@ from kvstore.core.bucket import BucketProperties, check_bucket_name, properties_
 from kvstore.core.encoding import digest
 from kvstore.core.hybrid_clock import wall_ms_of
 from kvstore.core.limits import Limits
-from kvstore.core.membership import Member, NodeId
+from kvstore.core.membership import NodeId
 from kvstore.core.message import (
     BucketHeld,
     BucketRecord,
@@ -62,7 +62,7 @@ _SAME = Held(True)
 
 
 class Node:
-    """`describe.node_id` is used only if the data directory holds no identity yet.
+    """`view` is open: it knows who this node is.
 
     `fatal` is called once when the disk can no longer be trusted: stop the process. `report` takes an
     event and its fields, for the log.
@@ -75,7 +75,7 @@ class Node:
         peers: Peers,
         wall: WallClock,
         random: Random,
-        describe: Member,
+        view: ClusterView,
         signing_key: bytes,
         defaults: BucketProperties,
         limits: Limits,
@@ -89,7 +89,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self.view = ClusterView.open(storage, describe)
+        self.view = view
         self.registry = BucketRegistry(storage, defaults)
         self.registry.start()
         self.time = HybridTime(wall, limits.clock_skew_max_s)

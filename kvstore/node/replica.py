@@ -11,16 +11,24 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from kvstore.core.encoding import decode_causal, decode_state, encode_state, merge_encoded
+from kvstore.core.encoding import (
+    Causal,
+    decode_causal,
+    decode_state,
+    encode_state,
+    merge_encoded,
+    open_own,
+)
 from kvstore.core.limits import Limits
 from kvstore.core.ring import PARTITIONS
-from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, find_operation, write
+from kvstore.core.sibling import KeyState, Version, find_operation, write
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot
 from kvstore.errors import ContextRequired, CorruptRecord, InvalidRequest
 from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.ports import Kind, Random, Storage
 
 _ID_BYTES = 8
+_NOTHING = (Causal(EMPTY_CONTEXT, ()), b"")
 
 
 class _Copy:
@@ -81,16 +89,21 @@ class Replica:
         *,
         context: CausalContext | None,
         blind: str,
+        timed: bool = False,
     ) -> Minted:
         """Supersede what `context` covers, mint a dot, write. `version.hlc_time` is set here.
 
-        Without a context `blind` says what the writer is taken to have seen. An operation id that is
+        Without a context `blind` says what the writer is taken to have seen. `timed`: time decides in
+        this bucket, so the new version must be later than all that is held. An operation id that is
         among the siblings already is the same write, sent again: nothing new is minted. Raises
         ContextRequired, InvalidRequest, StorageFull.
         """
-        state, copy = self._state_and_copy(partition, key, context)
-        if version.operation_id and (found := find_operation(state, version.operation_id)):
-            return self._sent_again(state, *found, version)
+        held, copy = self._held_and_copy(partition, key, context)
+        causal, contents = open_own(held) if held else _NOTHING
+        if version.operation_id and version.operation_id in contents:
+            state = decode_state(held)
+            if found := find_operation(state, version.operation_id):
+                return self._sent_again(state, *found, version)
         seen = context
         if seen is None:
             if blind == "reject":
@@ -98,13 +111,19 @@ class Replica:
                     "this bucket takes no write without a causal context",
                     advice="get the key first and send its KV-Context with the write",
                 )
-            seen = state.context if blind == "overwrite" else EMPTY_CONTEXT
-        for held in state.siblings.values():
-            self._time.seen(held.hlc_time)
+            seen = causal.context if blind == "overwrite" else EMPTY_CONTEXT
+        superseded = all(map(seen.covers, causal.dots))
+        # Versions that nobody will see again need not be read; their times count only where time decides.
+        state = KeyState({}, causal.context)
+        if not superseded or (timed and held):
+            state = decode_state(held)
+        for sibling in state.siblings.values():
+            self._time.seen(sibling.hlc_time)
         version = version._replace(hlc_time=self._time.now())
         dot = (copy.replica_id, copy.counter + 1)
         written = write(state, seen, version, dot)
-        self._refuse_explosion(state, written)
+        if len(written.siblings) > 1:
+            self._refuse_explosion(len(causal.dots), len(written.siblings))
         encoded = encode_state(written)
         self._storage.apply(
             [
@@ -134,26 +153,25 @@ class Replica:
         else:
             if mine is None and any(dot[0] == copy.replica_id for dot in theirs.dots):
                 incoming = _without_own(incoming, copy.replica_id)
-        merged = incoming if mine is None else merge_encoded(mine, incoming)
+        merged = incoming if mine is None else merge_encoded(mine, incoming, theirs)
         if merged != mine:
             self._storage.apply([(Kind.DATA, partition, key, merged)])
 
-    def _state_and_copy(
+    def _held_and_copy(
         self, partition: int, key: bytes, context: CausalContext | None
-    ) -> tuple[KeyState, _Copy]:
+    ) -> tuple[bytes, _Copy]:
         """What is held, and the copy that may mint on it: one that has forgotten no dot of its own."""
         copy = self._copy(partition)
         try:
-            held = self._storage.get(Kind.DATA, partition, key)
-            state = decode_state(held) if held is not None else EMPTY_STATE
+            held = self._storage.get(Kind.DATA, partition, key) or b""
+            highest = open_own(held)[0].context.highest(copy.replica_id) if held else 0
         except CorruptRecord:
             # Taking "don't know" for "empty" with the old id would dominate acknowledged dots (B3).
             self.corrupt += 1
-            return EMPTY_STATE, self._renew(partition)
-        highest = state.context.highest(copy.replica_id)
+            return b"", self._renew(partition)
         if context is not None:
             highest = max(highest, context.highest(copy.replica_id))
-        return state, self._renew(partition) if highest > copy.counter else copy
+        return held, self._renew(partition) if highest > copy.counter else copy
 
     def _copy(self, partition: int) -> _Copy:
         copy = self._copies.get(partition)
@@ -184,11 +202,10 @@ class Replica:
             )
         return Minted(encode_state(state), tuple(state.siblings), dot, held.hlc_time)
 
-    def _refuse_explosion(self, before: KeyState, after: KeyState) -> None:
-        count = len(after.siblings)
-        if count > self._limits.siblings_max and count > len(before.siblings):
+    def _refuse_explosion(self, before: int, after: int) -> None:
+        if after > self._limits.siblings_max and after > before:
             raise ContextRequired(
-                f"this key has {len(before.siblings)} siblings, the limit is {self._limits.siblings_max}",
+                f"this key has {before} siblings, the limit is {self._limits.siblings_max}",
                 advice="get the key, resolve its siblings, and write with the KV-Context of that answer",
             )
 

@@ -12,6 +12,7 @@ from kvstore.core.limits import DEFAULT_LIMITS, Limits
 from kvstore.core.membership import Member, NodeId
 from kvstore.core.message import Get, Got, Put, Reply, Request, Written
 from kvstore.errors import KVStoreError, PeerRefused, PeerTimeout, PeerUnreachable
+from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
 from kvstore.storage.memory import MemoryStorage
 
@@ -63,7 +64,7 @@ class World:
             peers=_Link(self, name),
             wall=clock,
             random=Chance(seed),
-            describe=describe,
+            view=ClusterView.open(storage, describe),
             signing_key=b"k" * 32,
             defaults=BucketProperties(n=n),
             limits=limits,
@@ -116,12 +117,18 @@ class World:
         try:
             answer = node.serve(sender, request, deadline_s)
         except KVStoreError as error:
-            _fail(reply, PeerRefused(error.detail, code=type(error).__name__))
+            _fail(reply, _refusal(error))
             return
         if isinstance(answer, asyncio.Future):
             answer.add_done_callback(lambda done: _pass_on(done, reply))
         elif not reply.done():
             reply.set_result(answer)
+
+
+def _refusal(error: KVStoreError) -> PeerRefused:
+    refusal = PeerRefused(error.detail, code=type(error).__name__)
+    refusal.outcome, refusal.advice = error.outcome, error.advice
+    return refusal
 
 
 def _fail(reply: asyncio.Future[Reply], error: KVStoreError) -> None:
@@ -134,7 +141,7 @@ def _pass_on(done: asyncio.Future[Reply], reply: asyncio.Future[Reply]) -> None:
         return
     error = done.exception()
     if isinstance(error, KVStoreError):
-        _fail(reply, PeerRefused(error.detail, code=type(error).__name__))
+        _fail(reply, _refusal(error))
     elif error is not None:
         raise error
     else:
