@@ -1,1 +1,128 @@
-"""A leaderless, quorum-replicated key-value store."""
+"""A leaderless, quorum-replicated key-value store; this import is its client and loads nothing of a node.
+
+    async with AsyncClient("http://127.0.0.1:8001") as kv:
+        users = kv.bucket("users", codec="json")
+        await users.put("ann", {"friends": ["bob"]})
+
+A tour of the code, in reading order:
+
+    core/vector_clock.py    what a write is called, and what somebody has seen
+    core/sibling.py         what a replica holds of one key: write, merge, show
+    core/quorum.py          how many must answer, and whether they have
+    node/coordinator.py     a get and a put, read from top to bottom
+    node/replica.py         what a node does with its own copies, and when it gives up its name
+    node/ports.py           what a node needs of the world
+    node/formation.py       how a new cluster agrees on its first layout
+    storage/, rpc/, httpapi/    the ports and the door, made of RocksDB, TCP and HTTP
+    client/call.py          one operation of a client, attempt after attempt
+
+The words, each with its file:
+
+    bucket            a named set of keys with properties of its own            core/bucket.py
+    causal context    the exact set of dots somebody knows of one key           core/vector_clock.py
+    coordinator       the home that carries out one request                     node/coordinator.py
+    copy              one partition on one node; has a replica id               node/replica.py
+    dot               (replica id, counter): the name of one write, ever        core/vector_clock.py
+    home              one of the N nodes that hold a key                        core/layout.py
+    layout            who owns which partition; versioned, agreed               core/layout.py
+    partition         one of 256 equal slices of the ring                       core/ring.py
+    preference list   the homes of a key in the order in which to ask them      core/preference_list.py
+    quorum            R answers to a read, W durable copies of a write          core/quorum.py
+    read repair       sending a replica what its answer showed it lacks         core/read_repair.py
+    receipt           what each replica did for one request                     core/message.py
+    sibling           one of several concurrent versions of a key               core/sibling.py
+    token             a causal context as clients carry it: signed, opaque      core/token.py
+    tombstone         the version that a delete writes                          core/sibling.py
+"""
+
+from kvstore.client import (
+    ALL,
+    ANY,
+    ONE,
+    QUORUM,
+    AsyncBatch,
+    AsyncBucket,
+    AsyncClient,
+    Batch,
+    BatchGet,
+    BatchWrite,
+    Bucket,
+    Client,
+    Codec,
+    Policy,
+    Receipt,
+    Record,
+    Resolver,
+    ScanItem,
+    Sibling,
+    codecs,
+    resolvers,
+)
+from kvstore.errors import (
+    BatchError,
+    ConfigError,
+    Conflict,
+    ConnectError,
+    ContextRequired,
+    InvalidContext,
+    InvalidRequest,
+    KVStoreError,
+    NotFound,
+    NotReady,
+    Overloaded,
+    PreconditionFailed,
+    QuorumNotMet,
+    QuorumUnavailable,
+    RequestTimeout,
+    SiblingsError,
+    StaleRead,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALL",
+    "ANY",
+    "ONE",
+    "QUORUM",
+    "AsyncBatch",
+    "AsyncBucket",
+    "AsyncClient",
+    "Batch",
+    "BatchError",
+    "BatchGet",
+    "BatchWrite",
+    "Bucket",
+    "Client",
+    "Codec",
+    "ConfigError",
+    "Conflict",
+    "ConnectError",
+    "ContextRequired",
+    "InvalidContext",
+    "InvalidRequest",
+    "KVStoreError",
+    "NotFound",
+    "NotReady",
+    "Overloaded",
+    "Policy",
+    "PreconditionFailed",
+    "QuorumNotMet",
+    "QuorumUnavailable",
+    "Receipt",
+    "Record",
+    "RequestTimeout",
+    "Resolver",
+    "ScanItem",
+    "Sibling",
+    "SiblingsError",
+    "StaleRead",
+    "TooLarge",
+    "Unauthorized",
+    "Unavailable",
+    "codecs",
+    "resolvers",
+]

@@ -26,7 +26,7 @@ from kvstore.logs import configure_logging, get_logger
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
 from kvstore.node.ports import Storage
-from kvstore.rpc.handshake import Identity
+from kvstore.rpc.identity import Identity
 from kvstore.rpc.peer_client import PeerClient
 from kvstore.rpc.peer_server import PeerServer
 from kvstore.storage.memory import MemoryDisk, MemoryStorage

@@ -24,11 +24,13 @@ class Event(Enum):
 _TABLE: dict[tuple[State, Event], State] = {
     (State.CLOSED, Event.SUCCESS): State.CLOSED,
     (State.CLOSED, Event.FAILURE): State.CLOSED,  # OPEN once `failures_max` came in a row
+    (State.CLOSED, Event.ASKED): State.CLOSED,
     (State.OPEN, Event.SUCCESS): State.CLOSED,  # a late answer is an answer
     (State.OPEN, Event.FAILURE): State.OPEN,
     (State.OPEN, Event.ASKED): State.HALF_OPEN,
     (State.HALF_OPEN, Event.SUCCESS): State.CLOSED,
     (State.HALF_OPEN, Event.FAILURE): State.OPEN,
+    (State.HALF_OPEN, Event.ASKED): State.HALF_OPEN,  # the probe before was lost, or nobody heeded it
 }
 
 
@@ -57,8 +59,8 @@ class CircuitBreaker:
 
     def asked(self, now_s: float) -> None:
         """A call goes out. While open this is the one probe: nobody else is let through before `wait_s`."""
-        if self.state is not State.CLOSED:
-            self.state = _TABLE[State.OPEN, Event.ASKED]
+        self.state = _TABLE[self.state, Event.ASKED]
+        if self.state is State.HALF_OPEN:
             self.retry_at_s = now_s + self.wait_s
 
     def succeeded(self) -> None:

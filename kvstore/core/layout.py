@@ -45,6 +45,7 @@ def first_layout(members: Iterable[Member], partitions: int = PARTITIONS) -> Lay
     ordered = sorted((m for m in members if m.weight > 0), key=lambda m: m.node_id)
     if not ordered:
         raise ConfigError("a layout needs at least one member of weight > 0")
+    assert len({m.node_id for m in ordered}) == len(ordered), "a member is named twice"
     walks: list[list[int]] = [[] for _ in range(partitions)]
     load = [0] * len(ordered)
     for _ in ordered:

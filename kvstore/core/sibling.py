@@ -105,8 +105,9 @@ def shown(state: KeyState, now_ms: int, *, last_write_wins: bool = False) -> lis
 
 
 def find_operation(state: KeyState, operation_id: bytes) -> tuple[Dot, Version] | None:
-    """The sibling that this operation wrote, if it is still one."""
-    for dot, version in state.siblings.items():
-        if version.operation_id == operation_id:
-            return dot, version
+    """The sibling that this operation wrote, if it is still one. Writes without an id are never found."""
+    if operation_id:
+        for dot, version in state.siblings.items():
+            if version.operation_id == operation_id:
+                return dot, version
     return None

@@ -23,13 +23,13 @@ _ADVICE = "send the KV-Context of an earlier answer for this very key, unchanged
 
 def token_key(cluster_key: bytes) -> bytes:
     """The signing key: 32 bytes, of no use to the handshake between nodes."""
-    return blake2b(key=cluster_key[:64], person=b"kv-token", digest_size=32).digest()
+    return blake2b(cluster_key, person=b"kv-token", digest_size=32).digest()
 
 
 def seal(context: CausalContext, full_key: bytes, signing_key: bytes) -> str:
     """`full_key`: bucket and key as core/ring.py joins them."""
     encoded = encode_context(context)
-    return urlsafe_b64encode(_mac(encoded, full_key, signing_key) + encoded).rstrip(b"=").decode()
+    return _text(_mac(encoded, full_key, signing_key) + encoded)
 
 
 def open_token(token: str, full_key: bytes, signing_key: bytes, token_bytes_max: int) -> CausalContext:
@@ -41,15 +41,23 @@ def open_token(token: str, full_key: bytes, signing_key: bytes, token_bytes_max:
     try:
         raw = urlsafe_b64decode(token.encode("ascii") + b"=" * (-len(token) % 4))
     except ValueError:
-        raise InvalidContext("the causal context is not base64url", advice=_ADVICE) from None
+        raw = b""
+    # The decoder skips foreign characters and spare bits; one context is one token.
+    if _text(raw) != token:
+        raise InvalidContext("the causal context is not base64url", advice=_ADVICE)
     mac, encoded = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
     if not compare_digest(mac, _mac(encoded, full_key, signing_key)):
         raise InvalidContext("the causal context was not issued by this cluster for this key", advice=_ADVICE)
     return decode_context(encoded)
 
 
+def _text(raw: bytes) -> str:
+    return urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
 def _mac(encoded: bytes, full_key: bytes, signing_key: bytes) -> bytes:
-    mac = blake2b(full_key, key=signing_key, digest_size=_MAC_BYTES)
-    mac.update(len(full_key).to_bytes(2, "big"))
+    """The length comes first: otherwise a longer key could take over the first bytes of a context."""
+    mac = blake2b(len(full_key).to_bytes(2, "big"), key=signing_key, digest_size=_MAC_BYTES)
+    mac.update(full_key)
     mac.update(encoded)
     return mac.digest()

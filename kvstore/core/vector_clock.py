@@ -43,11 +43,11 @@ class CausalContext(NamedTuple):
         for replica_id, counter in other.vector.items():
             if vector.get(replica_id, 0) < counter:
                 vector[replica_id] = counter
-        return _compacted(vector, self.cloud | other.cloud)
+        return compacted(vector, self.cloud | other.cloud)
 
     def add(self, dot: Dot) -> CausalContext:
         """With one more dot, and no other: what a client knows after its own put."""
-        return _compacted(self.vector, self.cloud | {dot})
+        return compacted(self.vector, self.cloud | {dot})
 
     def advance(self, dot: Dot) -> CausalContext:
         """With every dot of this replica up to `dot`.
@@ -56,13 +56,13 @@ class CausalContext(NamedTuple):
         """
         vector = dict(self.vector)
         vector[dot[0]] = max(vector.get(dot[0], 0), dot[1])
-        return _compacted(vector, self.cloud)
+        return compacted(vector, self.cloud)
 
     def includes(self, other: CausalContext) -> bool:
         """Whether every dot of `other` is covered here.
 
-        Vectors are compared entry by entry: a vector that only the cloud could match counts as not
-        included. That errs towards "exchange once more", never towards forgetting.
+        Comparing vectors entry by entry is exact: were (id, 1) … (id, c) all known here, the vector
+        would reach c, because contexts are always compacted.
         """
         mine = self.vector
         for replica_id, counter in other.vector.items():
@@ -84,10 +84,10 @@ EMPTY_CONTEXT = CausalContext()
 
 def context_of(dots: Iterable[Dot]) -> CausalContext:
     """Exactly these dots."""
-    return _compacted({}, frozenset(dots))
+    return compacted({}, frozenset(dots))
 
 
-def _compacted(vector: Mapping[int, int], cloud: frozenset[Dot]) -> CausalContext:
+def compacted(vector: Mapping[int, int], cloud: frozenset[Dot]) -> CausalContext:
     """Fold into the vector what continues it, drop what it reaches already.
 
     Folding (id, c + 1) onto an entry c keeps the set exact: the same dots, written shorter. That it

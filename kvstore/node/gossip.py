@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 from kvstore.core.message import ClusterState, FetchCluster, Gossip, Gossiped, Reply
-from kvstore.errors import KVStoreError
+from kvstore.errors import KVStoreError, PeerError, PeerRefused
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.ports import Peers, Random, WallClock
@@ -50,7 +51,10 @@ class GossipLoop:
     async def run(self) -> None:
         """One round after the other until cancelled."""
         while True:
-            await self.round()
+            try:
+                await self.round()
+            except KVStoreError as error:
+                self._report("gossip failed", reason=str(error))
             await asyncio.sleep(ROUND_S * self._random.uniform("gossip-pause", 0.5, 1.5))
 
     async def round(self) -> None:
@@ -58,10 +62,19 @@ class GossipLoop:
         others = sorted(self._view.members.keys() - {self._view.me.node_id})
         if not others:
             for address in self._seeds:
-                await self._talk(self._peers.call_address(address, self._mine(), CALL_S))
+                with suppress(PeerError):  # the adapter reports what is wrong with an address
+                    await self._talk(self._peers.call_address(address, self._mine(), CALL_S))
             return
         node = others[int(self._random.uniform("gossip-peer", 0, len(others)))]
-        if await self._talk(self._peers.call(node, self._mine(), CALL_S, background=True)):
+        self._reach.asked(node)  # whatever its breaker says: this is how a peer that is back is found
+        try:
+            await self._talk(self._peers.call(node, self._mine(), CALL_S, background=True))
+        except PeerRefused:
+            self._reach.succeeded(node)
+        except PeerError as error:
+            # An idle node learns here, not from its next client, that a peer is gone.
+            self._reach.failed(node, hard=not error.sent)
+        else:
             self._reach.succeeded(node)
 
     def hear(self, gossip: Gossip) -> Gossiped:
@@ -75,18 +88,13 @@ class GossipLoop:
         members = tuple(view.members.values())
         return Gossip(view.me, members, version, self._buckets.digest, self._wall.now_ms())
 
-    async def _talk(self, call: asyncio.Future[Reply]) -> bool:
-        try:
-            answer = cast(Gossiped, await call)
-            self._learn(answer)
-            layout = self._view.layout
-            behind = answer.layout_version > (layout.version if layout else 0)
-            if behind or answer.buckets_digest != self._buckets.digest:
-                await self._catch_up(answer.sender.node_id)
-        except KVStoreError as error:
-            self._report("gossip failed", reason=str(error))
-            return False
-        return True
+    async def _talk(self, call: asyncio.Future[Reply]) -> None:
+        answer = cast(Gossiped, await call)
+        self._learn(answer)
+        layout = self._view.layout
+        behind = answer.layout_version > (layout.version if layout else 0)
+        if behind or answer.buckets_digest != self._buckets.digest:
+            await self._catch_up(answer.sender.node_id)
 
     def _learn(self, heard: Gossip | Gossiped) -> None:
         me = self._view.me
