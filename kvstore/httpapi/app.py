@@ -1,0 +1,180 @@
+"""One request from its header to its reply: id, credential, admission, dispatch, errors, metrics.
+
+One handler under aiohttp's low-level server, without Application, router or middlewares: these cost a
+sixth of a small request (measured), and all they would do is on this page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from hmac import compare_digest
+from typing import cast
+
+from aiohttp import web
+from multidict import CIMultiDictProxy, istr
+
+from kvstore.errors import CorruptRecord, KVStoreError, QuorumNotMet, StorageFailed, Unauthorized
+from kvstore.httpapi.admin_routes import AdminRoutes, release
+from kvstore.httpapi.admission import Admission
+from kvstore.httpapi.batch import Batch
+from kvstore.httpapi.batch_items import BatchReader
+from kvstore.httpapi.connection import Connection
+from kvstore.httpapi.data_routes import DataRoutes, header_token
+from kvstore.httpapi.listing import Listing
+from kvstore.httpapi.media import encode_json
+from kvstore.httpapi.metrics import Metrics
+from kvstore.httpapi.openapi import describe
+from kvstore.httpapi.options import REQUEST_ID
+from kvstore.httpapi.reply import DateLine, Reply
+from kvstore.httpapi.route_table import admin_routes, collection_routes, key_routes
+from kvstore.httpapi.routes import Call, Route, Router
+from kvstore.httpapi.service import Service
+from kvstore.httpapi.status_codes import PROBLEM_TYPE, headers_of, outcome_of, problem_of, status_of
+from kvstore.httpapi.target import parse_query, refuse_unknown, split_target
+
+AUTHORIZATION = istr("Authorization")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,63}")
+
+
+class App:
+    """`report` takes an event and its fields, for the log. `client_token`: "" or None for no credential."""
+
+    def __init__(
+        self, service: Service, metrics: Metrics, *, client_token: str | None, report: Callable[..., None]
+    ) -> None:
+        self._service, self._metrics, self._report = service, metrics, report
+        self._credential = client_token.encode() if client_token else b""
+        self._loop = asyncio.get_running_loop()
+        self._dates = DateLine()
+        self._node_line = f"KV-Node: {header_token(service.name)}\r\n"
+        self._id_prefix, self._ids = secrets.token_hex(4), 0
+        self._body_timeout_s = service.limits.body_timeout_s
+        self.draining = False
+        self._active = 0
+        self._all_answered: asyncio.Future[None] | None = None
+        self._admission = Admission(service.limits, metrics)
+        self.router = Router(self._routes(), key_bytes_max=service.limits.key_bytes_max)
+        self._open_paths = {route.path for route in self.router.routes if route.is_open}
+
+    def _routes(self) -> tuple[Route, ...]:
+        service, metrics = self._service, self._metrics
+        data = DataRoutes(service, metrics)
+        of_keys = key_routes(data)
+        reader = BatchReader(service.limits, {route.method: route for route in of_keys})
+        batch = Batch(service, data, reader, self._admission, metrics, self.failed)
+        admin = AdminRoutes(
+            service,
+            metrics,
+            lambda: describe(self.router.routes, version=release()),
+            lambda: self.draining,
+        )
+        return (*of_keys, *collection_routes(Listing(service).page, batch.run), *admin_routes(admin))
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Called by aiohttp. Answers everything; raises only what ends the connection."""
+        started_s = self._loop.time()
+        cast(Connection, request.protocol).begin()
+        self._active += 1
+        method, headers = request.method, request.headers
+        request_id = self._request_id(headers)
+        route: Route | None = None
+        path = ""
+        try:
+            path, query = split_target(request.raw_path)
+            if self._credential and path not in self._open_paths:
+                self._check_credential(headers)
+            route, bucket, key = self.router.find(method, path)
+            options = _known(parse_query(query), route) if query else {}
+            call = Call(method, bucket, key, options, headers, request_id, request)
+            if route.is_admitted:
+                self._admission.enter()
+                try:
+                    reply = await route.handler(call)
+                finally:
+                    self._admission.leave()
+            else:
+                reply = await route.handler(call)
+        except Exception as error:
+            write = route.writes if route else method in ("PUT", "DELETE", "POST")
+            trace = headers.get("traceparent", "")
+            reply = self.failed(error, write=write, request_id=request_id, instance=path[:1024], trace=trace)
+        finally:
+            self._active -= 1
+            if self._all_answered is not None and not self._active and not self._all_answered.done():
+                self._all_answered.set_result(None)
+        duration_s = self._loop.time() - started_s
+        self._metrics.count(method, reply.status, route.timed if route else "", duration_s)
+        return cast(web.StreamResponse, self._finished(reply, request_id))
+
+    async def finish(self, timeout_s: float) -> None:
+        """Wait until every request is answered, but no longer than that."""
+        if not self._active:
+            return
+        self._all_answered = self._loop.create_future()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._all_answered
+
+    def failed(
+        self, error: BaseException, *, write: bool, request_id: str, instance: str, trace: str = ""
+    ) -> Reply:
+        """The problem document for an error; counted, and logged if it is the node's own fault."""
+        status = status_of(error, write=write)
+        if isinstance(error, QuorumNotMet):
+            self._metrics.quorum_failures["write" if write else "read"] += 1
+        if not isinstance(error, KVStoreError):
+            self._report("request failed", request_id=request_id, trace=trace, exc_info=error)
+        elif isinstance(error, CorruptRecord | StorageFailed):
+            self._report("storage failed", request_id=request_id, trace=trace, reason=error.detail)
+        problem = problem_of(error, write=write, request_id=request_id, instance=instance)
+        lines = f"Content-Type: {PROBLEM_TYPE}\r\n{self._node_line}{headers_of(error, status)}"
+        if write:
+            lines += f"KV-Outcome: {outcome_of(error)}\r\n"
+        return Reply(status.code, lines, encode_json(problem))
+
+    def answer(self, error: BaseException) -> Reply:
+        """For what never became a request: malformed HTTP, slow headers, one connection too many."""
+        request_id = self._next_id()
+        reply = self.failed(error, write=False, request_id=request_id, instance="")
+        self._metrics.count("other", reply.status, "", 0.0)
+        return self._finished(reply, request_id)
+
+    def _finished(self, reply: Reply, request_id: str) -> Reply:
+        reply.request_id = request_id
+        reply.date_line = self._dates.at(self._service.wall.now_ms())
+        reply.timeout_s = self._body_timeout_s
+        if self.draining:
+            reply.keep_alive = False
+        return reply
+
+    def _check_credential(self, headers: CIMultiDictProxy[str]) -> None:
+        """Raises Unauthorized. Compared in constant time, and as bytes: str may not hold other than ASCII."""
+        scheme, _, given = headers.get(AUTHORIZATION, "").partition(" ")
+        token = given.strip().encode("utf-8", "surrogateescape")
+        if not compare_digest(token, self._credential) or scheme.lower() != "bearer":
+            raise Unauthorized(
+                "the credential is not the one of this node" if given else "this node asks for a credential",
+                advice="send Authorization: Bearer with the client_token of the node's configuration",
+            )
+
+    def _request_id(self, headers: CIMultiDictProxy[str]) -> str:
+        """The client's own if it is fit for a header and a log; it is a name, not a secret."""
+        given = headers.get(REQUEST_ID)
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given
+        return self._next_id()
+
+    def _next_id(self) -> str:
+        self._ids += 1
+        return f"{self._id_prefix}-{self._ids:x}"
+
+
+def _known(options: dict[str, bytes], route: Route) -> dict[str, bytes]:
+    for name in options:
+        if name not in route.options:
+            refuse_unknown(name, route.options, "option")
+    return options

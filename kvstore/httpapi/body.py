@@ -1,0 +1,77 @@
+"""Request bodies, within size and time. Whatever is over a limit is refused before memory is taken."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+from aiohttp import web
+
+from kvstore.errors import InvalidRequest, TooLarge
+from kvstore.httpapi.status_codes import BodyBroken, RequestTooSlow
+
+
+async def read_body(request: web.BaseRequest, bytes_max: int, timeout_s: float) -> bytes:
+    """The whole body. Raises TooLarge, RequestTooSlow, BodyBroken, InvalidRequest.
+
+    A declared length is checked before anything is read; a chunked body is cut off at the limit.
+    """
+    headers = request.headers
+    declared = headers.get("Content-Length")
+    if declared is not None and int(declared) > bytes_max:
+        raise _too_large(declared, bytes_max)
+    encoding = headers.get("Content-Encoding")
+    if encoding is not None and encoding.strip().lower() != "identity":
+        raise InvalidRequest(
+            f"Content-Encoding {encoding[:64]!r} is not taken",
+            advice="send the bytes as they are to be stored, and note their encoding in a KV-Meta- header",
+        )
+    content = request.content
+    if content.is_eof():  # small bodies come with their header: no wait, no timer
+        try:
+            body = content.read_nowait()
+        except Exception as error:
+            raise BodyBroken(f"the body does not parse: {error}") from None
+        if len(body) > bytes_max:
+            raise _too_large("chunks", bytes_max)
+        return body
+    expect = headers.get("Expect")
+    if expect is not None:
+        _continue(request, expect)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read_chunks(content, bytes_max)
+    except TimeoutError:
+        raise RequestTooSlow(f"no complete body within {timeout_s:g} s") from None
+
+
+async def _read_chunks(content: aiohttp.StreamReader, bytes_max: int) -> bytes:
+    body = bytearray()
+    while True:
+        try:
+            chunk = await content.readany()
+        except (asyncio.CancelledError, TimeoutError):
+            raise
+        except Exception as error:
+            # aiohttp's own classes differ by cause (closed early, bad chunk); all say: not whole.
+            raise BodyBroken(f"the body ended early or does not parse: {error}") from None
+        if not chunk:
+            return bytes(body)
+        body += chunk
+        if len(body) > bytes_max:
+            raise _too_large("chunks", bytes_max)
+
+
+def _continue(request: web.BaseRequest, expect: str) -> None:
+    """The client waits for leave to send (RFC 9110 §10.1.1); over the limit it was not given."""
+    if expect.lower() != "100-continue":
+        raise InvalidRequest(f"Expect {expect[:64]!r} is not understood", advice="only 100-continue is")
+    if request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _too_large(length: str, bytes_max: int) -> TooLarge:
+    size = f"{length} bytes" if length.isdigit() else "more bytes than allowed"
+    return TooLarge(
+        f"the body has {size}, the limit is {bytes_max}", advice="split it over several keys or requests"
+    )

@@ -1,0 +1,160 @@
+"""One client's connection: what aiohttp's own protocol leaves open.
+
+aiohttp bounds the size of a header, the pipeline and the idle time. It does not bound the time that a
+header may take, nor the number of connections, and it answers malformed HTTP with plain text and a
+traceback in the log. Those are here; one sweep over all connections replaces a timer for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from aiohttp import web
+
+from kvstore.errors import InvalidRequest, Overloaded
+from kvstore.httpapi.status_codes import RequestTooSlow
+
+if TYPE_CHECKING:
+    from kvstore.httpapi.reply import Reply
+
+_SWEEP_S = 1.0
+_REFUSED_MAX = 64
+_REFUSED_LINGER_S = 0.5
+
+
+class Connection(web.RequestHandler):
+    """`head_since_s`: loop time at which the first bytes of a request came, 0 while none is incomplete."""
+
+    __slots__ = ("_at_rest", "_pool", "head_since_s")
+
+    def __init__(self, pool: ConnectionPool, manager: web.Server, **options: Any) -> None:
+        super().__init__(manager, loop=pool.loop, **options)
+        self._pool = pool
+        self._at_rest = True
+        self.head_since_s = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._pool.open.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._pool.open.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._at_rest and not self.head_since_s:
+            self.head_since_s = self._pool.loop.time()
+        super().data_received(data)
+
+    def begin(self) -> None:
+        """A header is complete; what follows is its body, which has a deadline of its own."""
+        self._at_rest = False
+        self.head_since_s = 0.0
+
+    def rest(self) -> None:
+        """The request is answered."""
+        self._at_rest = True
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Called by aiohttp for what does not parse as HTTP. The connection closes afterwards."""
+        error: BaseException = InvalidRequest(
+            f"this is not HTTP, or over a limit of its header: {' '.join((message or '').split())[:200]}",
+            advice="a line may have 8190 bytes, a header 128 fields; percent-encode what is not ASCII",
+        )
+        if status >= 500:
+            error = exc or RuntimeError(message)
+            self._pool.report("connection failed", reason=repr(error))
+        reply = self._pool.answer(error)
+        reply.keep_alive = False
+        return cast(web.StreamResponse, reply)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Called by aiohttp for a failure outside of our handler."""
+        self._pool.report("connection failed", reason=" ".join(map(str, args)), exc_info=kw.get("exc_info"))
+
+
+class ConnectionPool:
+    """The open connections: how many may be, and how long a header may take.
+
+    `answer` makes the problem document for an error, `shed` is told each connection that is refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections_max: int,
+        header_timeout_s: float,
+        answer: Callable[[BaseException], Reply],
+        shed: Callable[[], None],
+        report: Callable[..., None],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.answer, self.shed, self.report = answer, shed, report
+        self.open: set[Connection] = set()
+        self.refused: set[asyncio.Transport] = set()
+        self.connections_max, self._header_timeout_s = connections_max, header_timeout_s
+        self._timer = self.loop.call_later(0, self._sweep)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.open) >= self.connections_max
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        for transport in list(self.refused):
+            transport.abort()
+
+    def farewell(self, error: BaseException) -> bytes:
+        """The last answer on a connection, outside of any request."""
+        reply = self.answer(error)
+        reply.keep_alive = False
+        return reply.encode_head(http11=True) + reply.body
+
+    def _sweep(self) -> None:
+        self._timer = self.loop.call_later(min(_SWEEP_S, self._header_timeout_s / 2), self._sweep)
+        oldest_s = self.loop.time() - self._header_timeout_s
+        for connection in [c for c in self.open if 0 < c.head_since_s <= oldest_s]:
+            if connection.transport is not None:
+                error = RequestTooSlow(f"no complete header within {self._header_timeout_s:g} s")
+                connection.transport.write(self.farewell(error))
+            connection.force_close()
+
+
+class Refusal(asyncio.Protocol):
+    """One connection too many: it is told so, and closed.
+
+    It lingers for a moment, because closing with unread bytes resets the connection and may take the
+    answer with it (RFC 9112 §9.6). How many may linger is bounded too.
+    """
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        pool = self._pool
+        self._transport = taken = cast(asyncio.Transport, transport)
+        pool.shed()
+        if len(pool.refused) >= _REFUSED_MAX:
+            taken.abort()
+            return
+        pool.refused.add(taken)
+        error = Overloaded(
+            f"this node has {pool.connections_max} connections, more it does not take",
+            advice="reuse connections, or go to another node",
+        )
+        taken.write(pool.farewell(error))
+        taken.write_eof()
+        pool.loop.call_later(_REFUSED_LINGER_S, taken.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is not None:
+            self._pool.refused.discard(self._transport)

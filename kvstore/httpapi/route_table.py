@@ -1,0 +1,174 @@
+"""Every route with its options, headers and answers: what the node dispatches and what it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kvstore.httpapi.admin_routes import AdminRoutes
+from kvstore.httpapi.data_routes import DataRoutes
+from kvstore.httpapi.media import JSON, JSON_LINES, MSGPACK, MULTIPART
+from kvstore.httpapi.options import COUNT_MAX, PRIORITIES
+from kvstore.httpapi.routes import Answer, Handler, Parameter, Route
+
+Schema = Mapping[str, Any]
+
+_COUNT: Schema = {"type": "integer", "minimum": 1, "maximum": COUNT_MAX}
+_COUNT_OR_NONE: Schema = {"type": "integer", "minimum": 0, "maximum": COUNT_MAX}
+_TEXT: Schema = {"type": "string"}
+_FLAG: Schema = {"type": "boolean"}
+_BYTES: Schema = {"type": "string", "format": "binary"}
+_OBJECT: Schema = {"type": "object"}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _option(name: str, schema: Schema, text: str) -> Parameter:
+    return Parameter(name, "query", schema, text)
+
+
+def _header(name: str, text: str, schema: Schema = _TEXT) -> Parameter:
+    return Parameter(name, "header", schema, text)
+
+
+_COMMON = (
+    _header("KV-Request-Id", "Name of the request in answers and logs; made up if missing"),
+    _header("KV-Timeout-Ms", "Deadline in ms, as the option timeout", {"type": "integer", "minimum": 1}),
+    _header("KV-Priority", "Accepted; all alike in this release", {"type": "string", "enum": [*PRIORITIES]}),
+    _header("traceparent", "W3C trace context; named in the log if the request fails"),
+)
+_TIMEOUT = _option("timeout", _TEXT, "Deadline: 500 or 500ms, or 2s")
+_N = _option("n", _COUNT, "Homes to ask; at most the bucket's n")
+_READ = (
+    _N,
+    _option("r", _COUNT, "Replicas that must answer"),
+    _option("pr", _COUNT_OR_NONE, "How many of these must be homes of the key"),
+    _option(
+        "read",
+        {"type": "string", "enum": ["monotonic"]},
+        "monotonic: R replicas hold durably what is shown before it is shown",
+    ),
+    _option("resolve", {"type": "string", "enum": ["lww"]}, "lww: of siblings only the last write, with 200"),
+    _option("sibling", _TEXT, "Only the sibling of this id"),
+    _TIMEOUT,
+    _header("Accept", "Form of siblings: multipart/mixed, application/json or application/msgpack"),
+    _header("If-None-Match", "304 if the ETag is still this"),
+    _header(
+        "KV-Session", "KV-Context of an earlier answer for this key: the answer covers it, or is 503 stale"
+    ),
+    *_COMMON,
+)
+_DELETE = (
+    _N,
+    _option("w", _COUNT, "Replicas that must hold it"),
+    _option("pw", _COUNT_OR_NONE, "How many of these must be homes of the key"),
+    _option("dw", _COUNT_OR_NONE, "Durable copies to wait for; 0: do not wait for the disk"),
+    _option(
+        "mode",
+        {"type": "string", "enum": ["blind", "sibling"]},
+        "Without KV-Context: overwrite what the node holds, or sit beside it",
+    ),
+    _TIMEOUT,
+    _header("KV-Context", "KV-Context of the answer that this write is based on: supersedes what it showed"),
+    _header("If-Match", "The ETag that must be current, or * for any value"),
+    _header("Idempotency-Key", "Name of this write, at most 64 bytes: sent again, it is the same write"),
+    *_COMMON,
+)
+_PUT = (
+    *_DELETE,
+    _option("ttl", {"type": "number", "minimum": 0}, "Seconds until the value expires; 0: never"),
+    _header("If-None-Match", "*: only if there is no value"),
+    _header("Content-Type", "Stored with the value"),
+    _header("KV-Meta-*", "Stored with the value; names are lower case afterwards"),
+)
+_LIST = (
+    _option("prefix", _TEXT, "Only keys that begin so; percent-encoded bytes"),
+    _option("after", _TEXT, "Only keys after this one; percent-encoded bytes"),
+    _option("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "Keys per page, 100 if not given"),
+    _option("values", _FLAG, "With values and contexts"),
+    _option("r", _COUNT, "Replicas of every partition that must answer"),
+    _TIMEOUT,
+    _header("Accept", "application/json or application/msgpack"),
+    *_COMMON,
+)
+_RECEIPT = (
+    "KV-Acks", "KV-Required", "KV-Outcome", "KV-Node", "KV-Coordinator", "KV-Layout", "KV-Hinted",
+    "KV-Repairs", "KV-Request-Id", "Server-Timing",
+)  # fmt: skip
+_VALUE = (*_RECEIPT, "KV-Context", "ETag", "KV-Siblings")
+_SIBLINGS = {MULTIPART: _BYTES, JSON: _ref("Siblings"), MSGPACK: _ref("Siblings")}
+_READ_ANSWERS = (
+    Answer(200, "The value", {"*/*": _BYTES}, (*_VALUE, "Last-Modified", "KV-Meta-*")),
+    Answer(300, "Concurrent values: write one with this KV-Context to resolve them", _SIBLINGS, _VALUE),
+    Answer(304, "Still the ETag of If-None-Match", {}, _VALUE),
+    Answer(404, "No value; with KV-Context where there was one", {}, (*_RECEIPT, "KV-Context")),
+)
+_WRITTEN = (Answer(204, "Applied, as KV-Acks says", {}, _VALUE),)
+_READ_PROBLEMS = (503,)
+_WRITE_PROBLEMS = (412, 428, 503, 504, 507)
+
+KEY_PATH = "/v1/kv/{bucket}/{key}"
+BUCKET_PATH = "/v1/kv/{bucket}"
+
+
+def key_routes(data: DataRoutes) -> tuple[Route, ...]:
+    return (
+        Route("GET", KEY_PATH, data.get, "Read one key", _READ_ANSWERS, _READ, {}, _READ_PROBLEMS, "get"),
+        Route("HEAD", KEY_PATH, data.get, "The same without the value", _READ_ANSWERS, _READ, {},
+              _READ_PROBLEMS, "get"),
+        Route("PUT", KEY_PATH, data.put, "Write one key", _WRITTEN, _PUT, {"*/*": _BYTES},
+              (408, 413, *_WRITE_PROBLEMS), "put", writes=True),
+        Route("DELETE", KEY_PATH, data.delete, "Delete one key; 204 also if it is absent", _WRITTEN, _DELETE,
+              {}, _WRITE_PROBLEMS, "delete", writes=True),
+    )  # fmt: skip
+
+
+def collection_routes(page: Handler, batch: Handler) -> tuple[Route, ...]:
+    forms = (JSON, MSGPACK)
+    return (
+        Route("GET", BUCKET_PATH, page, "List the keys of a bucket, in order",
+              (Answer(200, "A page; go on while there is a next link", {m: _ref("Page") for m in forms},
+                      ("Link", "KV-Complete")),),
+              _LIST, {}, _READ_PROBLEMS, "list"),
+        Route("POST", "/v1/batch", batch, "Many gets, puts and deletes side by side",
+              (Answer(200, "One entry per operation, in order",
+                      {m: {"type": "array", "items": _ref("Answered")} for m in (*forms, JSON_LINES)}),),
+              (_header("Accept", "Form of the answer; that of the request if not given"), *_COMMON),
+              {m: {"type": "array", "items": _ref("Operation")} for m in (*forms, JSON_LINES)},
+              (408, 413, 503), "batch", writes=True),
+    )  # fmt: skip
+
+
+def admin_routes(admin: AdminRoutes) -> tuple[Route, ...]:
+    def json_of(schema: Schema, text: str = "As described") -> tuple[Answer, ...]:
+        return (Answer(200, text, {JSON: schema}),)
+
+    bucket = json_of(_ref("Bucket"), "What holds now")
+    text: Mapping[str, Schema] = {"text/plain": _TEXT}
+    return (
+        Route("GET", "/v1/buckets", admin.buckets, "Buckets with properties of their own",
+              json_of(_ref("Buckets"))),
+        Route("GET", "/v1/buckets/{bucket}", admin.get_bucket, "Effective properties of a bucket", bucket),
+        Route("PUT", "/v1/buckets/{bucket}", admin.set_bucket, "Set properties; others stay as they are",
+              bucket, (), {JSON: _ref("Properties")}, (408, 413, 503, 504), writes=True),
+        Route("GET", "/v1/cluster", admin.cluster, "Members and their state", json_of(_OBJECT)),
+        Route("GET", "/v1/layout", admin.layout, "Who is home of which partition: for clients that route",
+              (Answer(200, "The layout", {JSON: _OBJECT}, ("ETag", "KV-Layout")),
+               Answer(304, "Still the ETag of If-None-Match", {}, ("ETag",))),
+              (_header("If-None-Match", "304 if the ETag is still this"),), {}, (503,)),
+        Route("GET", "/v1/explain/{bucket}/{key}", admin.explain, "The homes of a key, and what each holds",
+              json_of(_OBJECT), (), {}, (503,)),
+        Route("GET", "/livez", admin.livez, "The process answers", (Answer(200, "It does", text),),
+              is_open=True, is_admitted=False),
+        Route("GET", "/readyz", admin.readyz, "The node can serve",
+              (Answer(200, "It can", text), Answer(503, "It cannot, and says why", text)),
+              (_option("verbose", _FLAG, "Every check, not only those that fail"),),
+              is_open=True, is_admitted=False),
+        Route("GET", "/metrics", admin.metrics, "Metrics for Prometheus", (Answer(200, "Metrics", text),),
+              (_header("Accept", "OpenMetrics or the text format"),), is_admitted=False),
+        Route("GET", "/version", admin.version, "What runs here", json_of(_OBJECT), is_open=True,
+              is_admitted=False),
+        Route("GET", "/openapi.json", admin.openapi, "This description", json_of(_OBJECT), is_admitted=False),
+    )  # fmt: skip

@@ -1,0 +1,171 @@
+"""What a route is, and how a path finds it. Dispatch and /openapi.json read the same table.
+
+A route also names its options: what the table does not list is refused, so the description cannot
+leave out what the node understands, nor the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from kvstore.core.bucket import check_bucket_name
+from kvstore.errors import InvalidRequest, NotFound, TooLarge
+from kvstore.httpapi.reply import Reply
+from kvstore.httpapi.status_codes import MethodNotAllowed
+from kvstore.httpapi.target import decoded, decoded_text
+
+_NAMES_REMEMBERED_MAX = 4096
+
+
+class Call:
+    """One request, or one operation of a batch, as handlers see it.
+
+    `options`: of the query, values as bytes. `request` is None inside of a batch.
+    """
+
+    __slots__ = ("bucket", "headers", "key", "method", "options", "request", "request_id")
+
+    def __init__(
+        self,
+        method: str,
+        bucket: str,
+        key: bytes,
+        options: dict[str, bytes],
+        headers: CIMultiDict[str] | CIMultiDictProxy[str],
+        request_id: str,
+        request: web.BaseRequest | None = None,
+    ) -> None:
+        self.method, self.bucket, self.key, self.options = method, bucket, key, options
+        self.headers, self.request_id, self.request = headers, request_id, request
+
+
+Handler = Callable[[Call], Awaitable[Reply]]
+
+
+class Parameter(NamedTuple):
+    """One option or header. `schema` is JSON Schema."""
+
+    name: str
+    where: str  # query, header or path
+    schema: Mapping[str, Any]
+    text: str
+    required: bool = False
+
+
+class Answer(NamedTuple):
+    """One status a route gives when all went well, with the media types of its body."""
+
+    status: int
+    text: str
+    media: Mapping[str, Mapping[str, Any]] = {}
+    headers: tuple[str, ...] = ()
+
+
+class Route(NamedTuple):
+    """`path`: literal, or a prefix followed by {bucket} or {bucket}/{key}.
+
+    `is_open`: needs no credential. `is_admitted`: counts against the node's requests in flight; health
+    and metrics do not, since they are asked most when the node is full. `writes`: an error must say
+    what may have been applied. `timed` names its histogram. `problems`: statuses beside those that
+    every route can give.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    answers: tuple[Answer, ...]
+    parameters: tuple[Parameter, ...] = ()
+    body: Mapping[str, Mapping[str, Any]] = {}
+    problems: tuple[int, ...] = ()
+    timed: str = ""
+    writes: bool = False
+    is_open: bool = False
+    is_admitted: bool = True
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.parameters if p.where == "query")
+
+
+class Found(NamedTuple):
+    route: Route
+    bucket: str
+    key: bytes
+
+
+Methods = dict[str, Route]
+
+
+class Router:
+    """Routes by path; prefixes in the order of the table, so the data routes are tried first."""
+
+    def __init__(self, routes: Iterable[Route], *, key_bytes_max: int) -> None:
+        self.routes = tuple(routes)
+        self._key_bytes_max = key_bytes_max
+        self._literal: dict[str, Methods] = {}
+        buckets: dict[str, Methods] = {}
+        keys: dict[str, Methods] = {}
+        for route in self.routes:
+            prefix, brace, rest = route.path.partition("{")
+            table = {"": self._literal, "bucket}": buckets, "bucket}/{key}": keys}[rest]
+            assert brace or not rest
+            methods = table.setdefault(prefix, {})
+            assert route.method not in methods, f"{route.method} {route.path} is there twice"
+            methods[route.method] = route
+        prefixes = dict.fromkeys([*keys, *buckets])
+        self._prefixes = tuple((p, len(p), keys.get(p, {}), buckets.get(p, {})) for p in prefixes)
+        self._names: set[str] = set()
+
+    def find(self, method: str, path: str) -> Found:
+        """Raises NotFound, MethodNotAllowed, InvalidRequest, TooLarge."""
+        for prefix, length, of_key, of_bucket in self._prefixes:
+            if path.startswith(prefix):
+                bucket, slash, raw_key = path[length:].partition("/")
+                methods = of_key if slash else of_bucket
+                if not methods:
+                    break
+                route = methods.get(method) or _other(methods, method, path)
+                if bucket not in self._names:
+                    bucket = self._checked(bucket)
+                return Found(route, bucket, self._key(raw_key) if slash else b"")
+        literal = self._literal.get(path)
+        if literal is None:
+            raise NotFound(f"there is no {path[:200]}", advice="/openapi.json lists what there is")
+        return Found(literal.get(method) or _other(literal, method, path), "", b"")
+
+    def _key(self, raw: str) -> bytes:
+        key = decoded(raw)
+        check_key(key, self._key_bytes_max)
+        return key
+
+    def _checked(self, raw: str) -> str:
+        """The names of buckets that came before need no check; how many are remembered is bounded."""
+        name = decoded_text(raw)
+        check_bucket_name(name)
+        if name == raw and len(self._names) < _NAMES_REMEMBERED_MAX:
+            self._names.add(name)
+        return name
+
+
+def check_key(key: bytes, bytes_max: int) -> None:
+    """Raises what is wrong with its length."""
+    if not key:
+        raise InvalidRequest("the key is empty", advice="leave out the last '/' to list the bucket")
+    if len(key) > bytes_max:
+        raise TooLarge(
+            f"the key has {len(key)} bytes, the limit is {bytes_max}",
+            advice="keep long names in the value, and use their hash as the key",
+        )
+
+
+def _other(methods: Methods, method: str, path: str) -> Route:
+    """HEAD is GET without a body. Raises MethodNotAllowed."""
+    if method == "HEAD" and "GET" in methods:
+        return methods["GET"]
+    allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods and "HEAD" not in methods else [])])
+    raise MethodNotAllowed(f"{path[:200]} knows no {method[:32]}", allowed=allowed)

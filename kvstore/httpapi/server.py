@@ -1,0 +1,110 @@
+"""The socket that clients connect to: start, drain, close."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+
+from aiohttp import web
+
+from kvstore.errors import ConfigError
+from kvstore.httpapi.app import App
+from kvstore.httpapi.connection import Connection, ConnectionPool, Refusal
+from kvstore.httpapi.metrics import Metrics
+from kvstore.httpapi.service import Service
+
+_LINGER_S = 1.0  # reading on after an early answer, so that closing does not reset it away
+_BACKLOG = 1024  # connections the kernel holds while the loop is busy
+_LAST_WRITE_S = 0.2  # for answers that are on their way out when the deadline passes
+
+
+class HttpServer:
+    """`metrics.registry` takes collectors of other rooms. `report`: an event and its fields, for the log.
+
+    `client_token`: what clients must send as a bearer; None or "" for none.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        client_token: str | None = None,
+        metrics: Metrics | None = None,
+        report: Callable[..., None] = lambda event, **fields: None,
+    ) -> None:
+        limits = service.limits
+        self.metrics = metrics or Metrics()
+        self._limits = limits
+        self._app = App(service, self.metrics, client_token=client_token, report=report)
+        self._pool = ConnectionPool(
+            connections_max=limits.connections_max,
+            header_timeout_s=limits.header_timeout_s,
+            answer=self._app.answer,
+            shed=self._shed_connection,
+            report=report,
+        )
+        self.metrics.connections = lambda: len(self._pool.open)
+        self._manager = web.Server(self._app.handle, access_log=None)
+        self._listener: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Listens; the bound address. Port 0 takes a free one. Raises ConfigError with the remedy."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._listener = await loop.create_server(self._accept, host, port, backlog=_BACKLOG)
+        except (OSError, OverflowError) as error:
+            raise _cannot_listen(host, port, error) from None
+        bound = self._listener.sockets[0].getsockname()
+        return str(bound[0]), int(bound[1])
+
+    def drain(self) -> None:
+        """Not ready from now on; each connection closes after its next answer."""
+        self._app.draining = True
+
+    async def close(self) -> None:
+        """No new connections; what is in flight may finish within `drain_timeout_s`. Idempotent."""
+        self.drain()
+        if self._listener is None:
+            return
+        listener, self._listener = self._listener, None
+        listener.close()
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._limits.drain_timeout_s
+        await self._app.finish(self._limits.drain_timeout_s)
+        # aiohttp stops reading at this point, so it comes after bodies had their time to arrive.
+        self._manager.pre_shutdown()
+        await self._manager.shutdown(max(_LAST_WRITE_S, deadline_s - loop.time()))
+        self._pool.stop()
+
+    def _accept(self) -> asyncio.Protocol:
+        """Called for each connection."""
+        pool = self._pool
+        if pool.is_full:
+            return Refusal(pool)
+        return Connection(
+            pool,
+            self._manager,
+            access_log=None,
+            keepalive_timeout=self._limits.idle_timeout_s,
+            lingering_time=_LINGER_S,
+            auto_decompress=False,  # values are stored as sent; and no small body may become a large one
+        )
+
+    def _shed_connection(self) -> None:
+        self.metrics.sheds["connections"] += 1
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
+    code = error.errno if isinstance(error, OSError) else None
+    where = f"{host}:{port}"
+    if code == errno.EADDRINUSE:
+        return ConfigError(
+            f"{where} is in use",
+            advice="stop what listens there, or set another http_listen (port 0: a free one)",
+        )
+    if code == errno.EACCES:
+        return ConfigError(f"no permission to listen on {where}", advice="take a port above 1023")
+    if code == errno.EADDRNOTAVAIL:
+        return ConfigError(f"{where} is no address of this machine", advice="set http_listen to one that is")
+    return ConfigError(f"cannot listen on {where}: {error}", advice="check http_listen")

@@ -1,0 +1,68 @@
+"""What this room needs of a node. `kvstore.node.node.Node` fits by shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from kvstore.core.bucket import BucketProperties
+from kvstore.core.limits import Limits
+from kvstore.core.message import Get, Got, Put, Written
+from kvstore.node.ports import WallClock
+from kvstore.node.scan import Page
+
+
+class Service(Protocol):
+    """Every call raises errors of `kvstore.errors` and nothing else on purpose."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def wall(self) -> WallClock: ...
+
+    @property
+    def signing_key(self) -> bytes: ...
+
+    @property
+    def node_id(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def name_of(self, node: str, /) -> str: ...
+
+    async def get(self, request: Get, /) -> Got: ...
+
+    async def put(self, request: Put, /) -> Written: ...
+
+    async def scan(
+        self,
+        bucket: str,
+        *,
+        prefix: bytes,
+        after: bytes,
+        limit: int,
+        values: bool,
+        r: int | None,
+        timeout_s: float,
+    ) -> Page: ...
+
+    def bucket(self, name: str, /) -> tuple[BucketProperties, bool]:
+        """Effective properties, and whether somebody set them."""
+
+    async def set_bucket(self, name: str, values: Mapping[str, Any], /) -> BucketProperties: ...
+
+    def buckets(self) -> dict[str, BucketProperties]:
+        """Those that somebody set."""
+
+    def cluster(self) -> dict[str, Any]:
+        """Ready for JSON: members with addresses, domains, state, share of the partitions."""
+
+    def layout(self) -> dict[str, Any] | None:
+        """Ready for JSON: what a client needs to route; None before the first layout."""
+
+    async def explain(self, bucket: str, key: bytes, /) -> dict[str, Any]: ...
+
+    def readiness(self) -> list[tuple[str, bool, str]]:
+        """(check, holds, what it says)."""
