@@ -1,0 +1,95 @@
+"""What the settings of core/ mean to an operator: (what it is, what a wrong one costs).
+
+Their types, defaults and invariants are those of core/bucket.py and core/limits.py.
+"""
+
+from __future__ import annotations
+
+from kvstore.core.bucket import BLIND_MODES, CONFLICTS, DURABILITIES
+
+NODES_MAX = 1024
+
+BUCKET_WORDS = {
+    "n": (
+        "on how many nodes a key lives",
+        "1 loses data with a disk; more than there are nodes: refused",
+    ),
+    "r": (
+        "how many must answer a read; 0: the majority of n",
+        "r+w <= n: a read may miss an acknowledged write",
+    ),
+    "w": ("how many must have a write; 0: the majority of n", "1 loses acknowledged writes with one disk"),
+    "pr": ("how many of r must be homes of the key", "above 0: reads fail while too many homes are down"),
+    "pw": ("how many of w must be homes of the key", "above 0: writes fail while too many homes are down"),
+    "conflict": (
+        "what a read shows of concurrent writes",
+        "last-write-wins loses all but one of them, by definition",
+    ),
+    "blind": (
+        "what a put without a context does to what is there",
+        "overwrite: replaces what its writer never read; sibling: piles up for who never resolves",
+    ),
+    "durability": (
+        "whether a vote is a synced copy or one in the engine",
+        "async: a power cut of all holders within moments loses acknowledged writes",
+    ),
+    "ttl_s": ("age at which values expire, 0 for never", "too low: data vanishes"),
+}
+BUCKET_CHOICES = {"conflict": CONFLICTS, "blind": BLIND_MODES, "durability": DURABILITIES}
+BUCKET_BOUNDS: dict[str, tuple[float, float]] = {
+    "n": (1, NODES_MAX),
+    "ttl_s": (0, 100 * 365 * 86_400),
+    **dict.fromkeys(("r", "w", "pr", "pw"), (0, NODES_MAX)),
+}
+
+LIMIT_WORDS = {
+    "value_bytes_max": ("largest value", "N replicas and each request in flight hold one in memory"),
+    "key_bytes_max": ("longest key", "keys live in every index block and every tree leaf"),
+    "bucket_bytes_max": ("longest name of a bucket", "names of more than 256 bytes are refused anyway"),
+    "token_bytes_max": ("longest causal context", "too low: writes to keys with a long history are refused"),
+    "content_type_bytes_max": ("longest content type", "stored with every version"),
+    "metadata_bytes_max": ("all metadata of one version", "stored with every version"),
+    "operation_id_bytes_max": ("longest operation id", "stored with every version"),
+    "siblings_warn": ("siblings of a key from which on it is logged", "too high: unresolved keys go unseen"),
+    "siblings_max": (
+        "siblings of a key beyond which it takes no more",
+        "too high: such keys are slow to read",
+    ),
+    "batch_items_max": ("items of one batch", "too high: one client delays the others"),
+    "batch_bytes_max": ("bytes of one batch", "held in memory by each batch in flight"),
+    "scan_items_max": ("items of one page of a scan", "too high: one scan delays the others"),
+    "scan_bytes_max": ("bytes of one replica's answer to a scan", "must fit a frame"),
+    "in_flight_max": (
+        "requests a node works on at once",
+        "too high: latency and memory; too low: idle",
+    ),
+    "queue_max": (
+        "requests that wait for a place; more are shed",
+        "too high: work for clients that gave up",
+    ),
+    "connections_max": ("connections of clients", "each takes a descriptor and about 50 KiB"),
+    "frame_bytes_max": (
+        "largest message between nodes",
+        "unequal on nodes: large keys do not replicate",
+    ),
+    "peer_in_flight_max": ("calls without an answer to one peer", "memory spent on a peer that hangs"),
+    "peer_outbox_bytes_max": ("bytes to one peer not yet sent", "memory spent on a peer that hangs"),
+    "header_timeout_s": ("wait for a request's header", "too high: slow clients hold connections"),
+    "body_timeout_s": ("wait for a request's body", "too low: large values over slow links fail"),
+    "idle_timeout_s": (
+        "wait for the next request on a connection",
+        "too low: clients always reconnect",
+    ),
+    "request_timeout_s": ("time for a request that names none", "too high: clients hang when nodes do"),
+    "request_timeout_max_s": ("longest time a request may ask for", "too high: requests pile up"),
+    "peer_deadline_s": (
+        "wait for one replica's answer",
+        "below a slow fsync: healthy replicas seem down",
+    ),
+    "connect_timeout_s": ("wait for a connection to another node", "too low: far nodes count as down"),
+    "drain_timeout_s": ("time for requests in flight at a stop", "above the supervisor's patience: killed"),
+    "clock_skew_max_s": (
+        "how far ahead a last-write-wins time may lie",
+        "too high: a wrong clock wins for long",
+    ),
+}
