@@ -1,0 +1,153 @@
+"""Real node processes on loopback, started for one run and stopped with it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+START_DEADLINE_S = 60.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+
+
+class Processes:
+    """Children, each with its log and the port that tells when it is ready. Leaving the block stops all."""
+
+    def __init__(self, ready_path: str, ready_statuses: tuple[int, ...]) -> None:
+        self._ready_path, self._ready_statuses = ready_path, ready_statuses
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._starts: dict[int, tuple[list[str], Path, Mapping[str, str]]] = {}
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self._children.values():
+            child.send_signal(signal.SIGTERM)
+        for child in self._children.values():
+            try:
+                child.wait(15)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    @property
+    def ports(self) -> list[int]:
+        return list(self._children)
+
+    def start(self, port: int, arguments: list[str], log: Path, environment: Mapping[str, str]) -> None:
+        """Run this Python with `arguments`; the child is known by its HTTP port."""
+        self._starts[port] = (arguments, log, environment)
+        with log.open("ab") as out:
+            self._children[port] = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**_without_settings(), **environment},
+            )
+
+    def restart(self, port: int) -> None:
+        """Start again, in the same way, a child that has ended."""
+        assert self.ended(port) is not None, "still running"
+        self.start(port, *self._starts[port])
+
+    def kill(self, port: int) -> None:
+        """SIGKILL, at once; returns when the process is gone."""
+        self._children[port].kill()
+        self._children[port].wait()
+
+    def ended(self, port: int) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        return self._children[port].poll()
+
+    def cpu_s(self) -> float:
+        """Processor time that the children have taken so far; 0 where there is no /proc."""
+        ticks = 0
+        for child in self._children.values():
+            with suppress(FileNotFoundError):
+                # The name before the bracket may hold spaces; after it, fields 14 and 15 are user and system.
+                after_name = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(after_name[11]) + int(after_name[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def wait_ready(self) -> None:
+        """Raises SystemExit with the end of the log of a child that ended or did not get ready."""
+        deadline = time.monotonic() + START_DEADLINE_S
+        for port, child in self._children.items():
+            while not self._ready(port):
+                if child.poll() is not None or time.monotonic() > deadline:
+                    tail = "\n".join(self._starts[port][1].read_text(errors="replace").splitlines()[-20:])
+                    raise SystemExit(f"the node on port {port} is not ready; the end of its log:\n{tail}")
+                time.sleep(0.1)
+
+    def _ready(self, port: int) -> bool:
+        url = f"http://127.0.0.1:{port}{self._ready_path}"
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                status: int = answer.status
+        except urllib.error.HTTPError as error:
+            status = error.code
+            error.close()
+        except OSError:
+            return False
+        return status in self._ready_statuses
+
+
+def start_floor(data_dir: Path, *, durability: str) -> Processes:
+    """The three nodes of benchmarks/floor.py."""
+    http_ports, peer_ports = free_ports(3), free_ports(3)
+    nodes = Processes("/kv/ready", (404,))
+    for index, port in enumerate(http_ports):
+        arguments = ["-m", "benchmarks.floor", str(index), str(data_dir)]
+        arguments += ["--http-ports", ",".join(map(str, http_ports))]
+        arguments += ["--peer-ports", ",".join(map(str, peer_ports))]
+        if durability == "async":
+            arguments.append("--async")
+        nodes.start(port, arguments, data_dir / f"floor{index}.log", {})
+    return nodes
+
+
+def start_cluster(data_dir: Path, *, nodes: int = 3, durability: str = "sync") -> Processes:
+    """A cluster of kvstore with its defaults, N=3 R=2 W=2."""
+    ports = free_ports(2 * nodes)
+    http_ports, rpc_ports = ports[:nodes], ports[nodes:]
+    cluster_key = secrets.token_hex(32)
+    cluster = Processes("/readyz", (200,))
+    for index, (http_port, rpc_port) in enumerate(zip(http_ports, rpc_ports, strict=True)):
+        settings = {
+            "KVSTORE_NAME": f"n{index + 1}",
+            "KVSTORE_HOST": f"n{index + 1}",  # one machine, but the copies must be on different nodes anyway
+            "KVSTORE_DATA_DIR": str(data_dir / f"n{index + 1}"),
+            "KVSTORE_HTTP_LISTEN": f"127.0.0.1:{http_port}",
+            "KVSTORE_RPC_LISTEN": f"127.0.0.1:{rpc_port}",
+            "KVSTORE_SEEDS": ",".join(f"127.0.0.1:{port}" for port in rpc_ports),
+            "KVSTORE_BOOTSTRAP_EXPECT": str(nodes),
+            "KVSTORE_CLUSTER_KEY": cluster_key,
+            "KVSTORE_DURABILITY": durability,
+            "KVSTORE_LOG_FORMAT": "json",
+        }
+        cluster.start(http_port, ["-m", "kvstore", "serve"], data_dir / f"n{index + 1}.log", settings)
+    return cluster
+
+
+def _without_settings() -> dict[str, str]:
+    """The environment, but for settings of the user's own nodes."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("KVSTORE_")}

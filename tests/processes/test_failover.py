@@ -1,0 +1,140 @@
+"""Dynamo's claim for its design: the loss of one node is not an outage, it is not even an error.
+
+Five real processes, an open-loop mixed load through the client, SIGKILL to one of the five.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from benchmarks.processes import Processes, start_cluster
+from kvstore import AsyncClient
+from tests.processes.load import BUCKET, OpenLoad, Sample, between, percentile_ms, recovered_after_s
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+
+RATE_PER_S = 550.0
+RATE_MIN_PER_S = 500.0  # that must have been served, by the clock
+WARM_UP_S, BASELINE_S, BACK_AFTER_S, WATCH_S = 2.0, 4.0, 3.0, 4.0
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Processes]:
+    with start_cluster(tmp_path, nodes=5) as nodes:
+        nodes.wait_ready()
+        yield nodes
+
+
+class Kill(NamedTuple):
+    """One SIGKILL under load. `samples` are those from the baseline's start on."""
+
+    port: int
+    baseline_p99_ms: float
+    worst_ms: float
+    p99_ms_after: float
+    recovered_after_s: float
+    served_per_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.served_per_s:.0f}/s; p99 {self.baseline_p99_ms:.1f} ms before,"
+            f" worst {self.worst_ms:.0f} ms, p99 {self.p99_ms_after:.1f} ms from {BACK_AFTER_S:.0f} s on;"
+            f" first second under twice the baseline {self.recovered_after_s:.1f} s after the kill"
+        )
+
+
+async def until(load: OpenLoad, at_s: float) -> None:
+    """The load's own clock is what the scenario is written in."""
+    while load.now_s < at_s:
+        await asyncio.sleep(at_s - load.now_s)
+
+
+async def kill_under_load(cluster: Processes, load: OpenLoad, port: int) -> Kill:
+    """Measure a baseline, kill, watch."""
+    start_s = load.now_s + WARM_UP_S
+    await until(load, start_s + BASELINE_S)
+    assert cluster.ended(port) is None, "the node ended before it was killed"
+    killed_s = load.now_s
+    await asyncio.to_thread(cluster.kill, port)
+    assert cluster.ended(port) == -signal.SIGKILL
+    end_s = killed_s + BACK_AFTER_S + WATCH_S
+    await until(load, end_s + 1)  # what should have started by then has ended by then, or counts as slow
+    samples = load.samples
+    baseline_p99_ms = percentile_ms(between(samples, start_s, killed_s), 99)
+    served = [s for s in between(samples, start_s, end_s) if s.at_s + s.latency_s < end_s + 1]
+    return Kill(
+        port=port,
+        baseline_p99_ms=baseline_p99_ms,
+        worst_ms=percentile_ms(between(samples, killed_s, end_s), 100),
+        p99_ms_after=percentile_ms(between(samples, killed_s + BACK_AFTER_S, end_s), 99),
+        recovered_after_s=recovered_after_s(samples, killed_s, end_s, 2 * baseline_p99_ms),
+        served_per_s=len(served) / (end_s - start_s),
+    )
+
+
+@asynccontextmanager
+async def loaded(cluster: Processes) -> AsyncIterator[OpenLoad]:
+    """Filled, under load; at the end no operation has failed and nothing acknowledged is missing."""
+    urls = [f"http://127.0.0.1:{port}" for port in cluster.ports]
+    async with AsyncClient(urls) as client:
+        load = OpenLoad(client, RATE_PER_S)
+        await load.fill()
+        running = asyncio.create_task(load.run())
+        try:
+            yield load
+        finally:
+            load.stop()
+            await running
+        failed = [sample for sample in load.samples if sample.failure]
+        assert not failed, f"{len(failed)} of {len(load.samples)} operations failed: {failed[:5]}"
+        assert {sample.operation for sample in load.samples} == {"get", "put"}
+        await nothing_missing(client, load)
+
+
+async def nothing_missing(client: AsyncClient, load: OpenLoad) -> None:
+    """Of each key the last acknowledged value is what a quorum knows, alone or beside a concurrent one."""
+    missing = []
+    for key, value in load.acknowledged.items():
+        record = await client.bucket(BUCKET).fetch(key)
+        if value not in [sibling.value for sibling in record.siblings]:
+            missing.append(key)
+    assert not missing, f"{len(missing)} acknowledged writes are missing: {missing[:5]}"
+
+
+async def test_one_of_five_killed_under_load_fails_no_operation(cluster: Processes) -> None:
+    async with loaded(cluster) as load:
+        kill = await kill_under_load(cluster, load, cluster.ports[2])
+    print(f"\none of five killed at {kill}; 0 of {len(load.samples)} operations failed")
+    assert kill.served_per_s >= RATE_MIN_PER_S
+    assert kill.p99_ms_after < 2 * kill.baseline_p99_ms
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_each_of_five_killed_and_started_again_under_load(cluster: Processes) -> None:
+    kills = []
+    async with loaded(cluster) as load:
+        for number, port in enumerate(cluster.ports, 1):
+            kills.append(await kill_under_load(cluster, load, port))
+            print(f"\nnode {number} killed at {kills[-1]}")
+            await asyncio.to_thread(cluster.restart, port)
+            await asyncio.to_thread(cluster.wait_ready)
+    assert min(kill.served_per_s for kill in kills) >= RATE_MIN_PER_S
+    back = [kill for kill in kills if kill.p99_ms_after < 2 * kill.baseline_p99_ms]
+    assert len(back) == len(kills), kills
+
+
+def test_the_figures_tell_a_slow_cluster_from_a_fast_one() -> None:
+    """10 ms each, but for two seconds at 100 ms that begin at second 1."""
+    samples = [Sample(n / 100, 0.1 if 100 <= n < 300 else 0.01, "get", "") for n in range(600)]
+    assert percentile_ms(between(samples, 0, 1), 99) == pytest.approx(10)
+    assert percentile_ms(between(samples, 0, 6), 99) == pytest.approx(100)
+    assert recovered_after_s(samples, 1, 6, bound_ms=20) == pytest.approx(2, abs=0.11)
+    assert recovered_after_s(samples, 1, 6, bound_ms=10) == float("inf")
