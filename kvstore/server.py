@@ -45,6 +45,9 @@ class SystemClock:
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
+    def elapsed_s(self) -> float:
+        return time.perf_counter()
+
 
 class SystemRandom:
     """ports.Random of this machine: identities from the kernel, jitter from a generator seeded there."""

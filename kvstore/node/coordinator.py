@@ -71,6 +71,7 @@ class Coordinator:
         self._view, self._buckets, self._replica, self._peers = view, buckets, replica, peers
         self._reach, self._wall, self._limits, self._spawn = reach, wall, limits, spawn
         self._loop = asyncio.get_running_loop()
+        self._now = wall.elapsed_s
         self._turn = 0
         self.repairs = 0
 
@@ -91,13 +92,13 @@ class Coordinator:
             return await self._forward(request, homes, Got)
         self._refuse_small_cluster(homes, quorum)
 
-        started_s = self._loop.time()
+        started_s = self._now()
         deadline_s = self._peer_deadline_s(request.timeout_ms)
         try:
             mine = self._replica.read(partition, key)
         except CorruptRecord:
             return await self._get_past_corruption(request, properties, quorum, homes, partition, key)
-        local = (me, self._loop.time() - started_s, mine)
+        local = (me, self._now() - started_s, mine)
         if quorum.r == 1 and not request.session:
             return self._got(properties, quorum, mine, [local], 0)
 
@@ -132,7 +133,9 @@ class Coordinator:
         others = [node for node in by_reach(homes, me, self._reach, self._turn) if node != me]
         to_ask = min(need - own_votes, len(others))
         tally = Tally(asked=to_ask, need=need - own_votes)
-        reads = FanOut(self._loop, self._peers, self._reach, tally, lambda: others.pop(0) if others else None)
+        reads = FanOut(
+            self._loop, self._peers, self._reach, self._now, tally, lambda: others.pop(0) if others else None
+        )
         for _ in range(to_ask):
             reads.ask(others.pop(0), read, deadline_s)
         if await reads.decided() is Outcome.LOST:
@@ -144,7 +147,7 @@ class Coordinator:
     ) -> list[tuple[NodeId, float, bytes]]:
         """For a session: whoever was not asked may have what it has seen."""
         tally = Tally(asked=len(others), need=len(others))
-        reads = FanOut(self._loop, self._peers, self._reach, tally)
+        reads = self._fan_out(tally)
         for node in others:
             reads.ask(node, read, deadline_s)
         if others:
@@ -219,7 +222,9 @@ class Coordinator:
             timed=properties.last_write_wins,
         )
 
-        votes = FanOut(self._loop, self._peers, self._reach, Tally(asked=1 + len(others), need=quorum.w))
+        votes = FanOut(
+            self._loop, self._peers, self._reach, self._now, Tally(asked=1 + len(others), need=quorum.w)
+        )
         hlc_time = minted.hlc_time if properties.last_write_wins else 0
         store = Store(partition, key, minted.state, sync, hlc_time)
         deadline_s = self._peer_deadline_s(request.timeout_ms)
@@ -327,7 +332,9 @@ class Coordinator:
     ) -> FanOut:
         """Send the merge to those that lack some of it; returns when all have answered or failed."""
         me = self._view.me.node_id
-        votes = FanOut(self._loop, self._peers, self._reach, Tally(asked=len(lacking), need=len(lacking)))
+        votes = FanOut(
+            self._loop, self._peers, self._reach, self._now, Tally(asked=len(lacking), need=len(lacking))
+        )
         for node in lacking:
             if node == me:
                 self._replica.store(partition, key, state)
@@ -342,6 +349,9 @@ class Coordinator:
         votes = await repair
         if have + votes.tally.acks < quorum.r:
             raise _lost(votes, quorum.r, have, self._view, outcome="failed")
+
+    def _fan_out(self, tally: Tally, instead: Callable[[], NodeId | None] | None = None) -> FanOut:
+        return FanOut(self._loop, self._peers, self._reach, self._now, tally, instead)
 
     def _receipt(
         self, n: int, required: int, acks: int, replicas: tuple[tuple[NodeId, float, str], ...], repairs: int

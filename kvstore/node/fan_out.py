@@ -27,6 +27,7 @@ class FanOut:
         "_decided",
         "_instead",
         "_loop",
+        "_now",
         "_peers",
         "_reach",
         "answers",
@@ -40,15 +41,16 @@ class FanOut:
         loop: asyncio.AbstractEventLoop,
         peers: Peers,
         reach: Reach,
+        now: Callable[[], float],
         tally: Tally,
         instead: Callable[[], NodeId | None] | None = None,
     ) -> None:
-        self._loop, self._peers, self._reach, self.tally = loop, peers, reach, tally
+        self._loop, self._peers, self._reach, self._now, self.tally = loop, peers, reach, now, tally
         self._instead = instead
         self._decided: asyncio.Future[None] | None = None
         self.answers: list[tuple[NodeId, Reply, float]] = []
         self.failures: list[tuple[NodeId, KVStoreError, float]] = []
-        self.started_s = loop.time()
+        self.started_s = now()
 
     def ask(self, node: NodeId, request: Request, deadline_s: float) -> None:
         """One vote of the tally's `asked` is this node's."""
@@ -62,7 +64,7 @@ class FanOut:
 
     def vote_now(self, node: NodeId, answer: Reply) -> None:
         """This node's own vote, given without waiting for the disk."""
-        self.answers.append((node, answer, self._loop.time() - self.started_s))
+        self.answers.append((node, answer, self._now() - self.started_s))
         self._count(ack=True)
 
     async def decided(self) -> Outcome:
@@ -73,7 +75,7 @@ class FanOut:
         return self.tally.outcome
 
     def _own(self, node: NodeId, answer: Reply, durable: asyncio.Future[None]) -> None:
-        elapsed_s = self._loop.time() - self.started_s
+        elapsed_s = self._now() - self.started_s
         error = None if durable.cancelled() else durable.exception()
         if error is None and not durable.cancelled():
             self.answers.append((node, answer, elapsed_s))
@@ -85,7 +87,7 @@ class FanOut:
     def _arrived(
         self, node: NodeId, request: Request, deadline_s: float, call: asyncio.Future[Reply]
     ) -> None:
-        elapsed_s = self._loop.time() - self.started_s
+        elapsed_s = self._now() - self.started_s
         error: BaseException | None = PeerTimeout("cancelled") if call.cancelled() else call.exception()
         if error is None:
             self._reach.succeeded(node)

@@ -280,7 +280,9 @@ class Node:
         assert layout is not None, "asked before there are members"
         others = [m.node_id for m in layout.members if m.node_id != self.node_id]
         need = majority(len(layout.members)) - 1
-        votes = FanOut(self._loop, self._peers, self.reach, Tally(asked=len(others), need=need))
+        votes = FanOut(
+            self._loop, self._peers, self.reach, self.wall.elapsed_s, Tally(asked=len(others), need=need)
+        )
         for node in others:
             votes.ask(node, request, self.limits.peer_deadline_s)
         if await votes.decided() is Outcome.LOST:

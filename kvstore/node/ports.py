@@ -97,6 +97,9 @@ class WallClock(Protocol):
     def now_ms(self) -> int:
         """Unix time in ms. May jump; decides nothing about data but expiry."""
 
+    def elapsed_s(self) -> float:
+        """Monotonic seconds, for telling how long something took: a loop's own time may tick in ms."""
+
 
 class Random(Protocol):
     """Chance, one independent stream per purpose."""

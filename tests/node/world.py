@@ -24,6 +24,9 @@ class Clock:
     def now_ms(self) -> int:
         return self.ms
 
+    def elapsed_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
 
 class Chance:
     def __init__(self, seed: int) -> None:
