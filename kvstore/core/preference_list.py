@@ -1,4 +1,4 @@
-"""Whom to ask for a key, in which order.
+"""The preference list: whom to ask for a key, in which order.
 
 Source: Dynamo §4.3 (the N homes of a key) and §4.6 (who stands in). A home that is not worth asking
 now goes last instead of away: what is needed is decided by answers, not by who was thought to be up.

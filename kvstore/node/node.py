@@ -133,17 +133,21 @@ class Node:
             expect=bootstrap_expect,
             report=report,
         )
-        self._handlers: dict[type[Request], Callable[[Any], Reply | asyncio.Future[Reply]]] = {
+        self._handlers = self._answers_to_peers()
+
+    def _answers_to_peers(self) -> dict[type[Request], Callable[[Any], Reply | asyncio.Future[Reply]]]:
+        forming = self._formation
+        return {
             Read: self._read,
             Store: self._store,
             Get: lambda request: self._as_task(self.get(request)),
             Put: lambda request: self._as_task(self.put(request)),
-            Scan: lambda request: scan_here(storage, request, limits),
+            Scan: lambda request: scan_here(self._storage, request, self.limits),
             Gossip: self.gossip.hear,
             FetchCluster: lambda _: ClusterState(self.view.layout, self.registry.records()),
-            Propose: lambda request: self._as_task(self._formation.promise(request)),
-            Commit: lambda request: self._as_task(self._done(self._formation.commit(request.layout))),
-            Release: lambda request: self._as_task(self._done(self._formation.release(request.proposer))),
+            Propose: lambda request: self._as_task(forming.promise(request)),
+            Commit: lambda request: self._as_task(self._done(forming.commit(request.layout))),
+            Release: lambda request: self._as_task(self._done(forming.release(request.proposer))),
             StoreBucket: self._store_bucket,
             FetchBucket: lambda request: BucketHeld(self.registry.record(request.name)),
         }
