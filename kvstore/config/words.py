@@ -55,6 +55,7 @@ LIMIT_WORDS = {
         "siblings of a key beyond which it takes no more",
         "too high: such keys are slow to read",
     ),
+    "state_bytes_max": ("all siblings of one key together", "must fit a frame between nodes"),
     "batch_items_max": ("items of one batch", "too high: one client delays the others"),
     "batch_bytes_max": ("bytes of one batch", "held in memory by each batch in flight"),
     "scan_items_max": ("items of one page of a scan", "too high: one scan delays the others"),

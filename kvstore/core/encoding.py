@@ -59,12 +59,7 @@ def decode_state(encoded: bytes) -> KeyState:
     """Raises CorruptRecord for anything that is not a state in canonical form."""
     causal_bytes, content_bytes = _split(encoded)
     causal = _causal(causal_bytes)
-    try:
-        contents = _unpack(content_bytes, _ITEMS_MAX)
-        siblings = dict(zip(causal.dots, map(_version, contents), strict=True))
-    except (ValueError, TypeError) as error:
-        raise CorruptRecord(f"versions do not parse: {error}") from None
-    return KeyState(siblings, causal.context)
+    return KeyState(_siblings(causal, content_bytes), causal.context)
 
 
 def causal_bytes(encoded: bytes) -> bytes:
@@ -92,6 +87,12 @@ def open_own(encoded: bytes) -> tuple[Causal, bytes]:
         return Causal(context, tuple(zip(dots, dots, strict=True))), contents
     except (ValueError, TypeError) as error:
         raise CorruptRecord(f"own state does not parse: {error}") from None
+
+
+def read_own(encoded: bytes) -> KeyState:
+    """`decode_state` for a state that was checked when it came to this node."""
+    causal, content_bytes = open_own(encoded)
+    return KeyState(_siblings(causal, content_bytes), causal.context)
 
 
 def digest(encoded: bytes) -> bytes:
@@ -215,6 +216,14 @@ def _causal(encoded: bytes) -> Causal:
         return Causal(context, dots)
     except (ValueError, TypeError) as error:
         raise CorruptRecord(f"causal part does not parse: {error}") from None
+
+
+def _siblings(causal: Causal, content_bytes: bytes) -> dict[Dot, Version]:
+    try:
+        contents = _unpack(content_bytes, _ITEMS_MAX)
+        return dict(zip(causal.dots, map(_version, contents), strict=True))
+    except (ValueError, TypeError) as error:
+        raise CorruptRecord(f"versions do not parse: {error}") from None
 
 
 def _version(fields: Any) -> Version:

@@ -40,7 +40,8 @@ def first_layout(members: Iterable[Member], partitions: int = PARTITIONS) -> Lay
     Walks are filled place by place, all partitions of a place before the next place, each time with
     the member whose zone, then host, the walk has seen least, and among these the one that has the
     fewest places so far for its weight. So homes lie in distinct failure domains while there is a
-    choice (Dynamo §4.6), and equal members own equal shares for every n, as far as zones allow.
+    choice (Dynamo §4.6). Equal members own equal shares to within one partition without zones, to
+    within two where zones are equal and n is at most 5; a zone of its own takes more.
     """
     ordered = sorted((m for m in members if m.weight > 0), key=lambda m: m.node_id)
     if not ordered:

@@ -22,6 +22,7 @@ class Limits:
     operation_id_bytes_max: int = 64
     siblings_warn: int = 10  # more than this is a client that never resolves
     siblings_max: int = 100  # a write that would leave more is refused until somebody resolves
+    state_bytes_max: int = 7 * MIB  # all siblings of one key: they travel in one frame
     batch_items_max: int = 1000
     batch_bytes_max: int = 8 * MIB
     scan_items_max: int = 1000  # per page

@@ -28,7 +28,11 @@ def token_key(cluster_key: bytes) -> bytes:
 
 def seal(context: CausalContext, full_key: bytes, signing_key: bytes) -> str:
     """`full_key`: bucket and key as core/ring.py joins them."""
-    encoded = encode_context(context)
+    return seal_encoded(encode_context(context), full_key, signing_key)
+
+
+def seal_encoded(encoded: bytes, full_key: bytes, signing_key: bytes) -> str:
+    """The same for a context that is encoded already."""
     return _text(_mac(encoded, full_key, signing_key) + encoded)
 
 

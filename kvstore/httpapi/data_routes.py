@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from kvstore.core.encoding import decode_context, decode_state, etag
+from kvstore.core.encoding import etag, read_own
 from kvstore.core.message import Got, Receipt
 from kvstore.core.ring import full_key
 from kvstore.core.sibling import last_write, shown
-from kvstore.core.token import seal
+from kvstore.core.token import seal, seal_encoded
 from kvstore.errors import InvalidRequest
 from kvstore.httpapi.body import read_body
 from kvstore.httpapi.media import negotiate
@@ -47,7 +47,7 @@ class DataRoutes:
     def _show(self, call: Call, got: Got, choice: str | None, lines: str) -> Reply:
         """A pure function of what was got, but for the clock that decides what has expired."""
         service = self._service
-        state = decode_state(got.state)
+        state = read_own(got.state)
         now_ms = service.wall.now_ms()
         values: Shown = shown(state, now_ms, last_write_wins=got.last_write_wins)
         token = seal(state.context, full_key(call.bucket, call.key), service.signing_key)
@@ -85,7 +85,7 @@ class DataRoutes:
         service = self._service
         written = await service.put(to_put(call, service, value, tombstone=tombstone))
         key = full_key(call.bucket, call.key)
-        token = seal(decode_context(written.context), key, service.signing_key)
+        token = seal_encoded(written.context, key, service.signing_key)
         lines = self._receipt(written.receipt)
         return Reply(
             204,

@@ -15,10 +15,10 @@ from kvstore.core.bucket import BucketProperties
 from kvstore.core.encoding import (
     decode_causal,
     decode_context,
-    decode_state,
     digest,
     encode_context,
     etag,
+    read_own,
 )
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
@@ -281,7 +281,7 @@ class Coordinator:
         Not linearizable: of two writers with one ETag both may pass, and leave siblings.
         """
         got = await self.get(Get(request.bucket, request.key, n=request.n, timeout_ms=request.timeout_ms))
-        state = decode_state(got.state) if got.state else EMPTY_STATE
+        state = read_own(got.state) if got.state else EMPTY_STATE
         present = shown(state, self._wall.now_ms(), last_write_wins=properties.last_write_wins)
         tag = etag(state.siblings) if present else None
         if request.if_absent and present:

@@ -23,7 +23,7 @@ from kvstore.core.limits import Limits
 from kvstore.core.ring import PARTITIONS
 from kvstore.core.sibling import KeyState, Version, find_operation, write
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot
-from kvstore.errors import ContextRequired, CorruptRecord, InvalidRequest
+from kvstore.errors import ContextRequired, CorruptRecord, InvalidRequest, TooLarge
 from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.ports import Kind, Random, Storage
 
@@ -125,6 +125,12 @@ class Replica:
         if len(written.siblings) > 1:
             self._refuse_explosion(len(causal.dots), len(written.siblings))
         encoded = encode_state(written)
+        if len(encoded) > self._limits.state_bytes_max:
+            raise TooLarge(
+                f"with this value the key's siblings would have {len(encoded)} bytes together,"
+                f" the limit is {self._limits.state_bytes_max}",
+                advice="get the key, resolve its siblings, and write with the KV-Context of that answer",
+            )
         self._storage.apply(
             [
                 (Kind.DATA, partition, key, encoded),
@@ -140,20 +146,21 @@ class Replica:
         An unreadable record here is replaced: what it held is with the other homes, and anti-entropy
         or the next read brings it back.
         """
-        theirs = decode_causal(incoming)
+        theirs: Causal | None = decode_causal(incoming)
+        assert theirs is not None
         copy = self._copy(partition)
         if theirs.context.highest(copy.replica_id) > copy.counter:
             copy = self._renew(partition)
         try:
             mine = self._storage.get(Kind.DATA, partition, key)
+            if any(dot[0] == copy.replica_id for dot in theirs.dots):
+                incoming, theirs = _without_forgotten(incoming, copy.replica_id, mine), None
+            merged = incoming if mine is None else merge_encoded(mine, incoming, theirs)
         except CorruptRecord:
+            decode_state(incoming)  # raises if it is the sender's record that does not parse
             self.corrupt += 1
             self._renew(partition)
-            mine = None
-        else:
-            if mine is None and any(dot[0] == copy.replica_id for dot in theirs.dots):
-                incoming = _without_own(incoming, copy.replica_id)
-        merged = incoming if mine is None else merge_encoded(mine, incoming, theirs)
+            mine, merged = None, incoming
         if merged != mine:
             self._storage.apply([(Kind.DATA, partition, key, merged)])
 
@@ -214,11 +221,13 @@ def _copy_bytes(dot: Dot) -> bytes:
     return dot[0].to_bytes(_ID_BYTES, "big") + dot[1].to_bytes(8, "big")
 
 
-def _without_own(incoming: bytes, replica_id: int) -> bytes:
-    """A home without a record knows every dot it made on this key: they are superseded and collected.
+def _without_forgotten(incoming: bytes, replica_id: int, mine: bytes | None) -> bytes:
+    """A home knows every dot it made on this key: one that its record lacks was superseded and collected.
 
-    So a late message that still carries one does not bring it back (B6, "doomstone").
+    So a late message that still carries one does not bring it back (B6, "doomstone"), neither to a key
+    without a record nor to one that somebody has written since.
     """
+    held = open_own(mine)[0].dots if mine is not None else ()
     state = decode_state(incoming)
-    kept = {dot: version for dot, version in state.siblings.items() if dot[0] != replica_id}
+    kept = {dot: version for dot, version in state.siblings.items() if dot[0] != replica_id or dot in held}
     return encode_state(KeyState(kept, state.context))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from kvstore.core.sibling import KeyState, Version
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot
-from tests.core.causality import Rules, random_history
+from tests.core.causality import Rules
+from tests.core.random_history import random_history
 
 REPLICA_IDS = (1, 2, 2**64 - 1)
 COUNTER_MAX = 7

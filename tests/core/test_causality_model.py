@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, merge, write
 from kvstore.core.vector_clock import CausalContext, Dot
-from tests.core.causality import Copy, Rules, Token, Violation, World, random_history, violation
+from tests.core.causality import Copy, Rules, Token, Violation, World
+from tests.core.random_history import random_history, violation
 
 COPIES = 3
 homes = st.integers(0, COPIES - 1)

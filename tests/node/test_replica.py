@@ -7,10 +7,10 @@ import random
 import pytest
 
 from kvstore.core.encoding import decode_state, encode_state
-from kvstore.core.limits import DEFAULT_LIMITS
+from kvstore.core.limits import DEFAULT_LIMITS, Limits
 from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, write
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext
-from kvstore.errors import CorruptRecord
+from kvstore.errors import CorruptRecord, TooLarge
 from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.ports import Kind
 from kvstore.node.replica import Minted, Replica
@@ -93,6 +93,47 @@ async def test_b6_a_home_without_a_record_knows_its_own_old_dots() -> None:
     assert new.dot[1] > old.dot[1]
     replica.store(P, KEY, old.state)
     assert values(replica) == [b"rewritten"]
+
+
+async def test_b6_nor_after_somebody_else_has_written_the_key_again() -> None:
+    """Collected everywhere; another home's write makes the record anew; then comes the late message."""
+    storage = MemoryStorage()
+    replica = replica_on(storage)
+    old = put(replica, b"deleted long ago")
+    storage.apply([(Kind.DATA, P, KEY, None)])
+    replica.store(P, KEY, encode_state(write(EMPTY_STATE, EMPTY_CONTEXT, Version(b"new"), (99, 1))))
+    replica.store(P, KEY, old.state)
+    assert values(replica) == [b"new"]
+
+
+async def test_own_siblings_that_are_still_held_survive_their_return() -> None:
+    replica = replica_on(MemoryStorage())
+    one = put(replica, b"one")
+    two = put(replica, b"two")
+    replica.store(P, KEY, one.state)
+    replica.store(P, KEY, two.state)
+    assert values(replica) == [b"one", b"two"]
+
+
+async def test_a_record_that_holds_its_checksum_but_does_not_parse_is_replaced() -> None:
+    storage = MemoryStorage()
+    replica = replica_on(storage)
+    first = put(replica, b"v")
+    storage.apply([(Kind.DATA, P, KEY, b"\x93 not a state")])
+    replica.store(P, KEY, first.state)
+    assert values(replica) == [b"v"]
+    with pytest.raises(CorruptRecord):
+        replica.store(P, KEY, b"\x93 nor is this")
+
+
+async def test_siblings_that_no_frame_could_carry_are_refused_before_they_are_written() -> None:
+    storage = MemoryStorage()
+    replica = Replica(storage, Chance(0), HybridTime(Clock(), 60.0), Limits(state_bytes_max=3000))
+    put(replica, b"x" * 1000)
+    put(replica, b"y" * 1000)
+    with pytest.raises(TooLarge, match="siblings would have"):
+        put(replica, b"z" * 1000)
+    assert len(values(replica)) == 2
 
 
 async def test_a_foreign_write_to_a_key_without_a_record_is_kept_byte_for_byte() -> None:
