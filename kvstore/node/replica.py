@@ -28,6 +28,7 @@ from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.ports import Kind, Random, Storage
 
 _ID_BYTES = 8
+_FRAME_OVERHEAD_BYTES = 4096  # key, context and the frame itself around a state
 _NOTHING = (Causal(EMPTY_CONTEXT, ()), b"")
 
 
@@ -54,6 +55,7 @@ class Replica:
 
     def __init__(self, storage: Storage, random: Random, time: HybridTime, limits: Limits) -> None:
         self._storage, self._random, self._time, self._limits = storage, random, time, limits
+        self._state_bytes_max = min(limits.state_bytes_max, limits.frame_bytes_max - _FRAME_OVERHEAD_BYTES)
         self._copies: dict[int, _Copy] = {}
         self.renewed = 0
         self.corrupt = 0
@@ -125,10 +127,10 @@ class Replica:
         if len(written.siblings) > 1:
             self._refuse_explosion(len(causal.dots), len(written.siblings))
         encoded = encode_state(written)
-        if len(encoded) > self._limits.state_bytes_max:
+        if len(encoded) > self._state_bytes_max:
             raise TooLarge(
                 f"with this value the key's siblings would have {len(encoded)} bytes together,"
-                f" the limit is {self._limits.state_bytes_max}",
+                f" the limit is {self._state_bytes_max}",
                 advice="get the key, resolve its siblings, and write with the KV-Context of that answer",
             )
         self._storage.apply(
