@@ -35,51 +35,55 @@ The words, each with its file:
     tombstone         the version that a delete writes                          core/sibling.py
 """
 
-from kvstore.client import (
-    ALL,
-    ANY,
-    ONE,
-    QUORUM,
-    AsyncBatch,
-    AsyncBucket,
-    AsyncClient,
-    Batch,
-    BatchGet,
-    BatchWrite,
-    Bucket,
-    Client,
-    Codec,
-    Policy,
-    Receipt,
-    Record,
-    Resolver,
-    ScanItem,
-    Sibling,
-    codecs,
-    resolvers,
-)
-from kvstore.errors import (
-    BatchError,
-    ConfigError,
-    Conflict,
-    ConnectError,
-    ContextRequired,
-    InvalidContext,
-    InvalidRequest,
-    KVStoreError,
-    NotFound,
-    NotReady,
-    Overloaded,
-    PreconditionFailed,
-    QuorumNotMet,
-    QuorumUnavailable,
-    RequestTimeout,
-    SiblingsError,
-    StaleRead,
-    TooLarge,
-    Unauthorized,
-    Unavailable,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvstore.client import (
+        ALL,
+        ANY,
+        ONE,
+        QUORUM,
+        AsyncBatch,
+        AsyncBucket,
+        AsyncClient,
+        Batch,
+        BatchGet,
+        BatchWrite,
+        Bucket,
+        Client,
+        Codec,
+        Policy,
+        Receipt,
+        Record,
+        Resolver,
+        ScanItem,
+        Sibling,
+        codecs,
+        resolvers,
+    )
+    from kvstore.errors import (
+        BatchError,
+        ConfigError,
+        Conflict,
+        ConnectError,
+        ContextRequired,
+        InvalidContext,
+        InvalidRequest,
+        KVStoreError,
+        NotFound,
+        NotReady,
+        Overloaded,
+        PreconditionFailed,
+        QuorumNotMet,
+        QuorumUnavailable,
+        RequestTimeout,
+        SiblingsError,
+        StaleRead,
+        TooLarge,
+        Unauthorized,
+        Unavailable,
+    )
 
 __version__ = "0.1.0"
 
@@ -126,3 +130,17 @@ __all__ = [
     "codecs",
     "resolvers",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the client with its first use (PEP 562): aiohttp and urllib3 take 0.3 s that a health check lacks."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    errors = import_module("kvstore.errors")
+    value = getattr(errors, name) if hasattr(errors, name) else getattr(import_module("kvstore.client"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -73,7 +73,7 @@ def get_logger(**fields: Any) -> FilteringBoundLogger:
 
 def what_and_when_first(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """For people who read JSON lines: what they look for is where the line begins."""
-    return {name: event[name] for name in ("timestamp", "level", "event") if name in event} | event
+    return {**{name: event[name] for name in ("timestamp", "level", "event") if name in event}, **event}
 
 
 def without_secrets(_logger: Any, _method: str, event: EventDict) -> EventDict:

@@ -90,7 +90,7 @@ class NodeServer:
 
     async def _start(self, undo: list[Callable[[], Awaitable[Any]]]) -> None:
         config, limits = self.config, self.config.limits
-        storage = self._storage or RocksStorage(config.node.data_dir)
+        storage = self._storage or RocksStorage(config.node.data_dir, cache_bytes=config.node.cache_bytes)
         undo.append(storage.close)
         chance = SystemRandom()
         view = ClusterView.open(storage, self._describe())

@@ -253,6 +253,11 @@ def test_all_problems_are_told_at_once() -> None:
             "raise frame_bytes_max above",
         ),
         (
+            {"value_bytes_max": 8 * 2**20, "scan_bytes_max": 8 * 2**20, "frame_bytes_max": 16 * 2**20},
+            ("value_bytes_max=8388608", "state_bytes_max=7340032 (default)"),
+            "raise state_bytes_max",
+        ),
+        (
             {"scan_bytes_max": 9 * 2**20},
             ("scan_bytes_max=9437184", "frame_bytes_max=8388608 (default)"),
             "raise frame_bytes_max",

@@ -17,7 +17,7 @@ VERBS = {
     "get": "kvstore.cli.data:get",
     "put": "kvstore.cli.data:put",
     "delete": "kvstore.cli.data:delete",
-    "scan": "kvstore.cli.data:scan",
+    "scan": "kvstore.cli.scan:scan",
     "import": "kvstore.cli.bulk_import:import_",
     "export": "kvstore.cli.bulk_export:export",
     "bucket": "kvstore.cli.bucket:bucket",

@@ -1,4 +1,4 @@
-"""get, put, delete, scan: one key at a time, and lists of them."""
+"""get, put, delete: one key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from kvstore.cli.records import OCTETS, TEXT
 from kvstore.errors import InvalidRequest, NotFound, SiblingsError
 
 if TYPE_CHECKING:
-    from kvstore.client.records import Receipt, Record, ScanItem, Sibling
+    from kvstore.client.records import Receipt, Record, Sibling
     from kvstore.client.synchronous import Bucket
 
 VALUE_BYTES_MAX = 256 << 20  # of a file or stdin; nodes take much less, and say how much
@@ -118,12 +118,13 @@ def _record(bucket: str, record: Record[bytes], values: list[Sibling[bytes]]) ->
         "bucket": bucket,
         **bytes_fields("key", key),
         "found": record.found,
-        "values": [_value(value) for value in values],
+        "values": [value_document(value) for value in values],
         **_receipt(record.receipt),
     }
 
 
-def _value(sibling: Sibling[bytes]) -> dict[str, Any]:
+def value_document(sibling: Sibling[bytes]) -> dict[str, Any]:
+    """One value, ready for JSON."""
     return {
         "id": sibling.id,
         **bytes_fields("value", sibling.value),
@@ -260,60 +261,3 @@ def _meta(pairs: tuple[str, ...]) -> dict[str, str]:
             raise click.UsageError(f"--meta {pair!r} is not of the form NAME=TEXT")
         meta[name] = text
     return meta
-
-
-# --- lists ----------------------------------------------------------------------------------------
-
-
-@click.command()
-@click.argument("bucket")
-@click.option("--prefix", default="", help="Only keys that begin so.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only so many keys.")
-@click.option("--values", is_flag=True, help="Values too.")
-@click.option("--partial", is_flag=True, help="What can be had, though some homes do not answer.")
-@target_options
-@output_option
-def scan(
-    bucket: str,
-    prefix: str,
-    limit: int | None,
-    values: bool,
-    partial: bool,
-    nodes: str | None,
-    timeout_s: float | None,
-    output: str,
-) -> None:
-    """List keys, one on a line; with -o json one document on a line.
-
-    Exit code 5 if some of the keys could not be asked for: then the list is not complete.
-
-    \b
-    Example:
-      kvstore scan greetings --prefix he
-      kvstore scan greetings --values -o json | jq .key
-    """
-    page_size = min(limit or 1000, 1000)
-    with opened(bucket, nodes, timeout_s) as handle:
-        found = handle.scan(prefix=key_of(prefix), values=values, page_size=page_size, partial=partial)
-        for count, item in enumerate(found, 1):
-            _list(item, output, values=values)
-            if count == limit:
-                break
-
-
-def _list(item: ScanItem[bytes], output: str, *, values: bool) -> None:
-    if output == "json":
-        line: dict[str, Any] = {
-            **bytes_fields("key", item.key),
-            "siblings": item.siblings,
-            "etag": item.record.etag,
-        }
-        if values:
-            line |= {"values": [_value(s) for s in item.record.siblings], "context": item.record.context}
-        emit_json(line)
-        return
-    key = shown_key(item.key)
-    if not values:
-        click.echo(key)
-    for sibling in item.record.siblings:
-        click.echo(f"{key}\t{shown_key(sibling.value)}")

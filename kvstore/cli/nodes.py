@@ -60,6 +60,13 @@ def target_options(command: _Command) -> _Command:
 
 
 def target(nodes: str | None, timeout_s: float | None) -> Target:
+    """Raises ConfigError for what is no URL, before anything is done."""
+    found = _target(nodes, timeout_s)
+    assert found.urls
+    return found
+
+
+def _target(nodes: str | None, timeout_s: float | None) -> Target:
     if nodes:
         return Target(nodes, "--nodes", timeout_s)
     if named := os.environ.get("KVSTORE_NODES"):

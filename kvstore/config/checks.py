@@ -130,6 +130,7 @@ def _data_dir(settings: Settings) -> Iterator[Problem]:
 
 _AT_MOST = (
     ("siblings_warn", "siblings_max", "the warning would come after the refusal"),
+    ("value_bytes_max", "state_bytes_max", "the largest value fits no key"),
     ("value_bytes_max", "batch_bytes_max", "the largest value fits no batch"),
     ("value_bytes_max", "scan_bytes_max", "the largest value fits no page"),
     ("scan_bytes_max", "frame_bytes_max", "a replica's page fits no frame"),

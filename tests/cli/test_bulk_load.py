@@ -6,6 +6,7 @@ import asyncio
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -55,12 +56,17 @@ class Bucket:
 
 
 def run(
-    put_many: PutMany, source: Iterator[Any], progress: Progress, *, batches_max: int = 4, failures_max: int = 100
+    put_many: PutMany,
+    source: Iterator[Any],
+    progress: Progress,
+    *,
+    batches_max: int = 4,
+    failures_max: int = 100,
 ) -> None:
     async def load() -> None:
-        await Load(
-            put_many, progress, lambda: None, batches_max=batches_max, failures_max=failures_max
-        ).run(source)
+        await Load(put_many, progress, lambda: None, batches_max=batches_max, failures_max=failures_max).run(
+            source
+        )
 
     asyncio.run(load())
 
@@ -93,7 +99,10 @@ def test_failed_records_are_kept_and_the_rest_goes_on() -> None:
     content = file_of([(str(i), "v") for i in range(5)]) + b"not JSON\n" + file_of([("9", "v")])
     run(bucket.put_many, records.read(io.BytesIO(content), "jsonl"), progress)
     assert set(bucket.values) == {b"0", b"1", b"2", b"4", b"9"}
-    assert {number: type(error) for number, error in progress.errors.items()} == {4: Overloaded, 6: InvalidRequest}
+    assert {number: type(error) for number, error in progress.errors.items()} == {
+        4: Overloaded,
+        6: InvalidRequest,
+    }
     assert sorted(progress.pending) == [4, 6]
     assert progress.imported == 5
 
@@ -123,39 +132,69 @@ def test_a_file_that_cannot_be_read_on_ends_it_with_the_place() -> None:
 # --- going on --------------------------------------------------------------------------------------
 
 
+class Killed(Exception):
+    """Stands for the end of the process in the middle of an import."""
+
+
+def gone_on(bucket: Bucket, content: bytes, file: Path) -> Progress:
+    """What `import --resume` does."""
+    progress, again = checkpoint.load(file, SOURCE)
+    redo = [next(records.read(io.BytesIO(content), "jsonl", p.start, p.number - 1)) for p in again]
+    rest = records.read(io.BytesIO(content), "jsonl", progress.read_to.end, progress.read_to.number)
+    run(bucket.put_many, iter([*redo, *rest]), progress)
+    return progress
+
+
 @given(
-    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.text("xyz", max_size=2)), min_size=1, max_size=200),
-    st.integers(1, 5),
-    st.data(),
+    count=st.integers(1, 400),
+    refused=st.sets(st.integers(0, 399), max_size=5),
+    batches_max=st.integers(1, 5),
+    batches_done=st.integers(0, 8),
 )
 def test_an_interrupted_import_that_goes_on_has_written_every_record(
-    pairs: list[tuple[str, str]], batches: int, data: st.DataObject
+    count: int, refused: set[int], batches_max: int, batches_done: int
 ) -> None:
-    """Unique keys: which of two equal ones holds after an interruption is not promised."""
-    pairs = [(f"{key}{i}", value) for i, (key, value) in enumerate(pairs)]
-    content = file_of(pairs)
-    bucket = Bucket(frozenset(data.draw(st.sets(st.sampled_from([k.encode() for k, _ in pairs]), max_size=3))))
-    survive = data.draw(st.integers(0, 4))
+    pairs = [(str(i), f"value {i}") for i in range(count)]
+    content, progress = file_of(pairs), Progress()
+    bucket = Bucket(frozenset(str(i).encode() for i in refused))
 
-    async def put_some(batch: list[Record]) -> list[KVStoreError | None]:
-        if len(bucket.sizes) >= survive:
-            raise asyncio.CancelledError
+    async def put_until_killed(batch: list[Record]) -> list[KVStoreError | None]:
+        if len(bucket.sizes) >= batches_done:
+            raise Killed
         return await bucket.put_many(batch)
 
-    progress = Progress()
-    with pytest.MonkeyPatch.context() as _:
+    with TemporaryDirectory() as directory:
+        file = Path(directory) / "state"
         try:
-            run(put_some, records.read(io.BytesIO(content), "jsonl"), progress, batches_max=batches)
-        except asyncio.CancelledError:
+            run(
+                put_until_killed,
+                records.read(io.BytesIO(content), "jsonl"),
+                progress,
+                batches_max=batches_max,
+            )
+        except* Killed:
             pass
-    file = Path(_scratch()) / "state"
-    checkpoint.save(file, progress, SOURCE)
-
-    again, redo = checkpoint.load(file, SOURCE)
-    bucket.fails = frozenset()
-    source = [next(records.read(io.BytesIO(content), "jsonl", p.start, p.number - 1)) for p in redo]
-    rest = records.read(io.BytesIO(content), "jsonl", again.read_to.end, again.read_to.number)
-    run(bucket.put_many, iter([*source, *rest]), again)
+        checkpoint.save(file, progress, SOURCE)
+        bucket.fails = frozenset()
+        resumed = gone_on(bucket, content, file)
     assert bucket.values == {key.encode(): value.encode() for key, value in pairs}
-    assert again.imported == len(pairs)
-    assert again.pending == {}
+    assert (resumed.imported, resumed.pending, resumed.finished) == (count, {}, True)
+
+
+def test_only_the_same_import_can_go_on(tmp_path: Path) -> None:
+    file = tmp_path / "state"
+    checkpoint.save(file, Progress(Place(0, 9, 1), 1), SOURCE)
+    progress, again = checkpoint.load(file, SOURCE)
+    assert (progress.read_to, progress.imported, again) == (Place(0, 9, 1), 1, [])
+    with pytest.raises(ConfigError, match="of another import: bytes differs"):
+        checkpoint.load(file, {**SOURCE, "bytes": 2})
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": 1, "source": {"file": "/f", "bytes": 1}}'])
+def test_a_damaged_state_is_named(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "state"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match="state"):
+        checkpoint.load(file, SOURCE)
+    with pytest.raises(ConfigError, match="does not exist"):
+        checkpoint.load(tmp_path / "none", SOURCE)

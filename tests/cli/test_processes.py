@@ -60,7 +60,13 @@ def test_a_life(tmp_path: Path) -> None:
 
 
 def test_a_paused_process_can_be_stopped(tmp_path: Path) -> None:
-    process = started(tmp_path)
+    """A handler of its own, as nodes have: paused, it would not run before the process goes on."""
+    process = started(
+        tmp_path,
+        "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit()); print('x', flush=True); "
+        + SLEEP,
+    )
+    until(lambda: "x" in (tmp_path / "log").read_text(), "its handler")
     process.send(signal.SIGSTOP)
     assert processes.stop([process], grace_s=10) == []
 
