@@ -133,7 +133,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the client with its first use (PEP 562): aiohttp and urllib3 take 0.3 s that a health check lacks."""
+    """Loads the client with its first use (PEP 562): a health check has no 0.3 s for aiohttp."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     errors = import_module("kvstore.errors")

@@ -77,9 +77,9 @@ async def test_without_a_quorum_a_write_fails_and_says_that_nothing_was_applied(
         with pytest.raises(QuorumUnavailable) as refused:
             await n1.put(Put("b", b"k", b"w"))
         assert refused.value.outcome == "failed"
-        with pytest.raises(QuorumNotMet):
-            await kv.bucket("b").put("k", b"w")
         assert await kv.bucket("b").get("k", r=1) == b"v"
+        with pytest.raises(QuorumNotMet):  # as a probe it may get through to n1's own disk: then unknown
+            await kv.bucket("b").put("k", b"w")
 
 
 async def test_the_synchronous_client_does_the_same(kv_cluster: LocalCluster) -> None:
