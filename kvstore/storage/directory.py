@@ -19,12 +19,13 @@ from struct import Struct
 from struct import error as struct_error
 from zlib import crc32
 
-from kvstore.errors import ConfigError
+from kvstore.errors import ConfigError, StorageFull
 
 START_EMPTY = (
     "move it away and start with an empty one, which the other replicas fill, or put a backup in its place"
 )
 
+_MIB = 1024 * 1024
 _MARK = Struct(">QI")
 _ENGINE_DATA = re.compile(r"\d+\.(sst|log)")
 
@@ -92,9 +93,16 @@ class DataDirectory:
         """Measured: 1 µs. Raises OSError."""
         os.pwrite(self._mark_fd, _MARK.pack(sequence, crc32(sequence.to_bytes(8, "big"))), 0)
 
-    def free_bytes(self) -> int:
+    def headroom_bytes(self, reserve_bytes: int, step_bytes: int) -> int:
+        """What may be written until the next look, `step_bytes` at most. Raises StorageFull if nothing."""
         status = os.statvfs(self.path)
-        return status.f_bavail * status.f_frsize
+        free = status.f_bavail * status.f_frsize
+        if free <= reserve_bytes:
+            raise StorageFull(
+                f"{free // _MIB} MiB are free for {self.path}, {reserve_bytes // _MIB} MiB are kept free: "
+                "make room on that disk"
+            )
+        return min(free - reserve_bytes, step_bytes)
 
     def release(self) -> None:
         """Idempotent."""

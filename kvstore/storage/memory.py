@@ -231,7 +231,7 @@ class MemoryStorage:
         """Kept in `disk.checkpoints`, not on a file system."""
         self._check_open()
         if path in self.disk.checkpoints:
-            raise ConfigError(f"{path} exists: name a path for the checkpoint that does not")
+            raise ConfigError(f"{path} exists: name a new path for the checkpoint")
         self.disk.checkpoints[path] = self.disk.copy()
 
     async def close(self) -> None:

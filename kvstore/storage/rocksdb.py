@@ -26,7 +26,7 @@ from weakref import WeakSet
 
 from rocksdict import Checkpoint, DbClosedError, WriteBatch
 
-from kvstore.errors import ConfigError, StorageFailed, StorageFull
+from kvstore.errors import ConfigError, StorageError, StorageFailed, StorageFull
 from kvstore.node.ports import Kind, Write
 from kvstore.storage.directory import DataDirectory
 from kvstore.storage.group_sync import GroupSync, SyncFuture
@@ -132,7 +132,7 @@ class RocksStorage:
         if self._refusing:
             self._try_again()
         if self._headroom_bytes <= 0:
-            self._look_at_free_space()
+            self._headroom_bytes = self._directory.headroom_bytes(self.reserve_bytes, _SPACE_STEP_BYTES)
         written = _BATCH_BYTES
         try:
             if len(batch) == 1:  # without a WriteBatch: 4 µs instead of 6
@@ -170,15 +170,17 @@ class RocksStorage:
 
         Blocks the process while the write buffers are flushed: the binding holds the GIL here.
         """
-        if path.exists():
-            raise ConfigError(f"{path} exists: name a path for the checkpoint that does not")
+        if path.exists() or not path.parent.is_dir():
+            fault = "exists" if path.exists() else f"cannot be created in {path.parent}"
+            raise ConfigError(f"{path} {fault}: name a new path in an existing directory for the checkpoint")
         try:
             Checkpoint(self._engine.root).create_checkpoint(str(path))
         except Exception as error:
             if is_no_space(str(error)):
                 raise StorageFull(f"no space left for a checkpoint at {path}") from None
-            detail = CLOSED if isinstance(error, DbClosedError) else f"checkpoint at {path} failed: {error}"
-            raise StorageFailed(detail) from None
+            if isinstance(error, DbClosedError):
+                raise StorageFailed(CLOSED) from None
+            raise StorageError(f"checkpoint at {path} failed: {error}") from None
 
     async def close(self) -> None:
         """Raises StorageFailed or StorageFull if the last sync fails; releases the directory all the same."""
@@ -258,15 +260,6 @@ class RocksStorage:
             self._refusing = True
             self._group.finished(StorageFailed(f"sync failed: {failure}"))
 
-    def _look_at_free_space(self) -> None:
-        free = self._directory.free_bytes()
-        if free <= self.reserve_bytes:
-            raise StorageFull(
-                f"{free // MIB} MiB are free for {self._directory.path}, "
-                f"{self.reserve_bytes // MIB} MiB are kept free: make room on that disk"
-            )
-        self._headroom_bytes = min(free - self.reserve_bytes, _SPACE_STEP_BYTES)
-
     def _write_error(self, error: Exception) -> Exception:
         if type(error) is not Exception:
             return error  # a caller's: a value that is not bytes, a partition out of range
@@ -288,7 +281,7 @@ class RocksStorage:
         """
         if self._group.failure is not None:
             raise StorageFailed(self._group.failure.detail)
-        self._look_at_free_space()
+        self._headroom_bytes = self._directory.headroom_bytes(self.reserve_bytes, _SPACE_STEP_BYTES)
         if self._group.busy:
             raise StorageFull("the disk was full: waiting for a sync to end")
         engine = self._engine

@@ -42,11 +42,13 @@ async def full(directory: Path) -> None:
         except OSError as error:
             print("ballast:", error)
     applied = 1
+    kept = []  # what somebody may still hold: its frames must not keep the engine open
     while True:
         try:
             put(storage, applied)
         except StorageFull as error:
             print("apply:", error)
+            kept.append(error)
             break
         applied += 1
     try:

@@ -107,6 +107,8 @@ class RocksBench(Bench):
 
     def crash(self) -> AnyStorage:
         """The files as they are now, elsewhere: what a process killed at this moment leaves behind."""
+        assert self.storage is not None
+        self.storage._engine.root.cancel_all_background(True)  # a compaction would delete what is copied
         crashed = self.path.with_name(self.path.name + "-")
         shutil.copytree(self.path, crashed)
         self.path = crashed

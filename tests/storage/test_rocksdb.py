@@ -23,6 +23,20 @@ from kvstore.storage.rocksdb_engine import Engine
 DATA = Kind.DATA
 
 
+@contextmanager
+def without_rights(directory: Path) -> Iterator[None]:
+    """Root may write everywhere, so it is somebody else for a while."""
+    user = os.geteuid()
+    directory.chmod(0o500)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        directory.chmod(0o700)
+
+
 class TestDirectories:
     async def test_are_created_with_their_parents(self, tmp_path: Path) -> None:
         storage = RocksStorage(tmp_path / "a" / "b")
@@ -36,15 +50,10 @@ class TestDirectories:
                 RocksStorage(path)
         assert (tmp_path / "file").read_text() == "precious"
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
     def test_one_without_the_right_to_write(self, tmp_path: Path) -> None:
-        tmp_path.chmod(0o500)
-        try:
-            for path in (tmp_path, tmp_path / "node"):
-                with pytest.raises(ConfigError, match="give this user the right"):
-                    RocksStorage(path)
-        finally:
-            tmp_path.chmod(0o700)
+        for path in (tmp_path, tmp_path / "node"):
+            with without_rights(tmp_path), pytest.raises(ConfigError, match="give this user the right"):
+                RocksStorage(path)
 
     def test_one_where_nothing_can_be_created(self) -> None:
         with pytest.raises(ConfigError, match=r"/proc/node cannot be used: .*name another directory"):
@@ -91,17 +100,24 @@ def sizes(directory: Path, pattern: str) -> list[int]:
     return [path.stat().st_size for path in directory.glob(pattern)]
 
 
+def test_a_checkpoint_where_no_directory_is(tmp_path: Path) -> None:
+    storage = RocksStorage(tmp_path / "node")
+    with pytest.raises(ConfigError, match="in an existing directory"):
+        storage.checkpoint(tmp_path / "no" / "checkpoint")
+    asyncio.run(storage.close())
+
+
 class TestRestarts:
     async def test_many_do_not_pile_up_tables(self, tmp_path: Path) -> None:
-        """Each stop writes one per family; the next start that lasts merges them."""
-        for number in range(8):
+        """Each stop writes one per family; from four on, whoever is open long enough merges them."""
+        for number in range(10):
             storage = RocksStorage(tmp_path)
             storage.apply([(kind, 1, b"key", b"%d" % number) for kind in Kind])
             await storage.close()
         storage = RocksStorage(tmp_path)
-        assert list(storage.scan(DATA, 1)) == [(b"key", b"7")]
+        assert list(storage.scan(DATA, 1)) == [(b"key", b"9")]
         deadline = time.monotonic() + 20
-        while len(sizes(tmp_path, "*.sst")) > 3 * (len(Kind) + 1):
+        while len(sizes(tmp_path, "*.sst")) > 5 * (len(Kind) + 1):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
         await storage.close()
@@ -251,12 +267,18 @@ class TestScansOfTheEngine:
         storage.apply([(DATA, 1, b"a", b"1")])
         for start in range(0, 200_000, 10_000):
             storage.apply([(DATA, 2, b"%06d" % i, None) for i in range(start, start + 10_000)])
-        began = time.perf_counter()
-        list(storage.scan(DATA, 2))
-        over_tombstones_s = time.perf_counter() - began
-        began = time.perf_counter()
-        assert list(storage.scan(DATA, 1)) == [(b"a", b"1")]
-        assert time.perf_counter() - began < over_tombstones_s / 4
+
+        def fastest_s(partition: int) -> float:
+            """Of five, because this machine may be doing something else."""
+            taken = []
+            for _ in range(5):
+                began = time.perf_counter()
+                found = list(storage.scan(DATA, partition))
+                taken.append(time.perf_counter() - began)
+                assert found == ([(b"a", b"1")] if partition == 1 else [])
+            return min(taken)
+
+        assert fastest_s(1) < fastest_s(2) / 10
         await storage.close()
 
     @pytest.mark.parametrize(
