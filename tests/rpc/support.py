@@ -51,6 +51,7 @@ class Network:
 
     def __init__(self) -> None:
         self._started: list[PeerClient | PeerServer | Relay | RawPeer] = []
+        self._raw_servers: list[asyncio.Server] = []
 
     async def __aenter__(self) -> Network:
         return self
@@ -63,6 +64,8 @@ class Network:
                 await part.close(0)
             else:
                 await part.close()
+        for server in self._raw_servers:
+            server.close()
 
     async def server(
         self,
@@ -90,6 +93,24 @@ class Network:
         self._started.append(peer)
         return peer
 
+    async def raw_server(self, *replies: bytes) -> str:
+        """The address of a proven peer that answers every frame with these messages."""
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            handshake = Handshake(identity(BOB), client=False)
+            with suppress(ConnectionError):
+                while handshake.established is None:
+                    data = await reader.read(4096)
+                    assert data, "the client hung up"
+                    writer.write(handshake.feed(data))
+                sealer = Sealer(handshake.established.send_key)
+                while await reader.read(65_536):
+                    writer.write(sealer.seal(replies))
+            writer.close()
+
+        self._raw_servers.append(server := await asyncio.start_server(serve, "127.0.0.1", 0))
+        return f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
     async def relay(self, address: str) -> Relay:
         relay = Relay(address)
         self._started.append(relay)
@@ -98,7 +119,7 @@ class Network:
 
 
 class Relay:
-    """A TCP relay to `target`. `alter` sees every chunk to the server and returns what is passed on.
+    """A TCP relay to `target`. `alter` and `alter_answers` see every chunk and return what is passed on.
 
     `sent` and `answered` hold what went either way, per connection in order of connecting. While `held`
     is set nothing passes and nothing is read, as if the network had gone.
@@ -109,6 +130,7 @@ class Relay:
         self.sent: list[bytearray] = []
         self.answered: list[bytearray] = []
         self.alter: Callable[[bytes], bytes] = lambda data: data
+        self.alter_answers: Callable[[bytes], bytes] = lambda data: data
         self.address = ""
         self._open = asyncio.Event()
         self._open.set()
@@ -154,16 +176,16 @@ class Relay:
         self._writers.append((writer, far_writer))
         self.sent.append(bytearray())
         self.answered.append(bytearray())
-        for source, sink, record, alter in (
+        for source, sink, record, to_server in (
             (reader, far_writer, self.sent[-1], True),
             (far_reader, writer, self.answered[-1], False),
         ):
-            task = asyncio.create_task(self._pump(source, sink, record, alter))
+            task = asyncio.create_task(self._pump(source, sink, record, to_server))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, record: bytearray, alter: bool
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, record: bytearray, to_server: bool
     ) -> None:
         with suppress(OSError):
             while True:
@@ -173,7 +195,7 @@ class Relay:
                 if not data:
                     break
                 record += data
-                sink.write(self.alter(data) if alter else data)
+                sink.write(self.alter(data) if to_server else self.alter_answers(data))
                 await sink.drain()
         sink.close()
 

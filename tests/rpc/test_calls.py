@@ -204,7 +204,7 @@ async def test_a_call_ends_with_its_deadline_and_a_late_answer_is_dropped(networ
     error = await error_of(client.call(BOB, Read(1, b"late"), 0.1))
     assert isinstance(error, PeerTimeout)
     assert "no answer within 0.1 s" in str(error)
-    assert 0.09 < time.monotonic() - started_s < 1.0
+    assert 0.09 < time.monotonic() - started_s < 5.0
     assert client.stats()[BOB].in_flight == 0
     slow.answer(0)
     again = client.call(BOB, Read(2, b"in time"), 10.0)
@@ -330,10 +330,12 @@ async def test_too_many_calls_fail_at_once_and_control_is_kept_room_for(network:
 async def test_a_peer_that_does_not_read_costs_bounded_memory(network: Network) -> None:
     """B23. What was accepted arrives once it reads again; what was not, was never sent."""
     received: list[int] = []
+    deadlines_s: list[float] = []
 
     def handler(sender: str, request: Request, deadline_s: float) -> Reply:
         assert isinstance(request, Store)
         received.append(request.partition)
+        deadlines_s.append(deadline_s)
         return Stored()
 
     _, address = await network.server(handler)
@@ -352,8 +354,11 @@ async def test_a_peer_that_does_not_read_costs_bounded_memory(network: Network) 
         error = await error_of(calls[n])
         assert isinstance(error, PeerUnreachable)
         assert "too many bytes" in str(error)
+    held_s = time.monotonic() + 0.2
+    await eventually(lambda: time.monotonic() > held_s)
     relay.release()
     await asyncio.gather(*(call for call in calls if not call.done()))
+    assert deadlines_s[-1] < 59.81, "what waited here was not given the time it had at first"
     assert received == [n for n in range(100) if n not in refused]
 
 

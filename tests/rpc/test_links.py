@@ -200,7 +200,7 @@ async def test_a_silent_peer_is_given_up_and_found_again(network: Network) -> No
     _, address = await network.server()
     relay = await network.relay(address)
     limits = replace(DEFAULT_LIMITS, connect_timeout_s=0.2)
-    client = await network.client(timing=replace(QUICK, silence_s=0.15), limits=limits)
+    client = await network.client(timing=replace(QUICK, silence_s=0.5), limits=limits)
     client.learn(BOB, relay.address)
     await client.call(BOB, READ, 5.0)
     relay.hold()
@@ -228,6 +228,10 @@ async def test_a_slow_peer_is_not_a_silent_one(network: Network) -> None:
         unanswered = client.call(BOB, Read(2, b"slow"), 0.05)
         assert await client.call(BOB, READ, 5.0) == HELD
         assert isinstance(await error_of(unanswered), PeerTimeout)
+    unanswered = client.call(BOB, Read(3, b"slower than silence may be"), 0.3)
+    while not unanswered.done():
+        assert await client.call(BOB, READ, 5.0) == HELD
+    assert isinstance(await error_of(unanswered), PeerTimeout)
     assert client.stats()[BOB].connects == 1
 
 
@@ -235,13 +239,14 @@ async def test_a_slow_peer_is_not_a_silent_one(network: Network) -> None:
 
 
 async def test_a_peer_that_moved_is_called_at_its_new_address(network: Network) -> None:
-    _, old = await network.server(lambda *_: Held(False, b"old"))
+    old_server, old = await network.server(lambda *_: Held(False, b"old"))
     _, new = await network.server(lambda *_: Held(False, b"new"))
     client = await network.client()
     client.learn(BOB, old)
     assert await client.call(BOB, READ, 5.0) == Held(False, b"old")
     client.learn(BOB, new)
     assert await client.call(BOB, READ, 5.0) == Held(False, b"new")
+    await eventually(lambda: old_server.peers() == set())
 
 
 async def test_calls_wait_for_the_new_address_while_the_old_one_does_not_answer(network: Network) -> None:
@@ -323,6 +328,7 @@ async def test_a_seed_is_tried_again_when_it_is_called_again(network: Network) -
         while not replies:
             with contextlib.suppress(PeerUnreachable):
                 replies.append(await client.call_address(address, READ, 5.0))
+            await asyncio.sleep(0)  # a call that fails at once does not let others run
     assert replies == [HELD]
 
 
@@ -439,7 +445,7 @@ async def test_a_port_in_use_names_the_address_and_the_remedy(network: Network) 
     assert "choose another port" in str(caught.value)
     with pytest.raises(ConfigError, match="is not of the form host:port"):
         await network.server(address="7000")
-    with pytest.raises(ConfigError, match="cannot listen for peers on 192.0.2.1:7000"):
+    with pytest.raises(ConfigError, match=r"cannot listen for peers on 192\.0\.2\.1:7000"):
         await network.server(address="192.0.2.1:7000")
 
 
@@ -453,19 +459,25 @@ async def test_a_stranger_that_says_nothing_is_cut_off(network: Network) -> None
     assert "no handshake within 0.05 s" in told.reason("peer cut off")
 
 
-async def test_strangers_are_bounded_and_do_not_keep_peers_out_for_long(network: Network) -> None:
+async def test_strangers_are_bounded(network: Network) -> None:
+    """They keep new peers out until they leave or their time for the handshake is over, not longer."""
     told = Told()
-    limits = replace(DEFAULT_LIMITS, connect_timeout_s=0.3)
+    limits = replace(DEFAULT_LIMITS, connect_timeout_s=60.0)
     server, address = await network.server(report=told, limits=limits)
-    strangers = [await asyncio.open_connection(*address.split(":")) for _ in range(STRANGERS_MAX + 5)]
-    await eventually(lambda: told.events)
-    assert told.events[0][0] == "peer not heard"
-    assert len(server._sessions) <= STRANGERS_MAX
     client = await network.client()
     client.learn(BOB, address)
-    await eventually(lambda: client.connected(BOB))
-    for _, writer in strangers:
-        writer.close()
+    assert await client.call(BOB, READ, 5.0) == HELD
+    async with contextlib.AsyncExitStack() as strangers:
+        for _ in range(STRANGERS_MAX + 5):
+            _, writer = await asyncio.open_connection(*address.split(":"))
+            strangers.callback(writer.close)
+        await eventually(lambda: told.events)
+        assert told.events[0][0] == "peer not heard"
+        assert len(server._sessions) == STRANGERS_MAX + 1
+        assert await client.call(BOB, READ, 5.0) == HELD
+    later = await network.client(identity(CARL))
+    later.learn(BOB, address)
+    await eventually(lambda: later.connected(BOB))
 
 
 async def test_a_stopping_server_finishes_what_it_has_and_takes_no_more(network: Network) -> None:

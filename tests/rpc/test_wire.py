@@ -113,7 +113,7 @@ def test_a_deadline_beyond_all_measure_is_capped() -> None:
 
 
 @pytest.mark.parametrize("cls", ANY_CLASS)
-@settings(max_examples=25)  # of each class
+@settings(max_examples=10)  # of each class
 @given(st.data())
 def test_what_a_newer_release_appends_is_ignored(cls: Any, data: st.DataObject) -> None:
     """B27. `extra` are fields that this release does not have."""
@@ -124,7 +124,7 @@ def test_what_a_newer_release_appends_is_ignored(cls: Any, data: st.DataObject) 
 
 
 @pytest.mark.parametrize("cls", ANY_CLASS)
-@settings(max_examples=25)  # of each class
+@settings(max_examples=10)  # of each class
 @given(st.data())
 def test_what_an_older_release_does_not_send_takes_its_default(cls: Any, data: st.DataObject) -> None:
     """B27."""
@@ -198,7 +198,7 @@ SOUP = st.recursive(
 
 
 @pytest.mark.parametrize("cls", ANY_CLASS)
-@settings(max_examples=25)  # of each class
+@settings(max_examples=10)  # of each class
 @given(SOUP)
 def test_anything_decodes_to_the_class_or_is_malformed(cls: Any, fields: Any) -> None:
     try:
