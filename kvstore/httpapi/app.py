@@ -48,7 +48,7 @@ class App:
     ) -> None:
         self._service, self._metrics, self._report = service, metrics, report
         self._credential = client_token.encode() if client_token else b""
-        self._loop = asyncio.get_running_loop()
+        self._elapsed_s = service.wall.elapsed_s
         self._dates = DateLine()
         self._node_line = f"KV-Node: {header_token(service.name)}\r\n"
         self._id_prefix, self._ids = secrets.token_hex(4), 0
@@ -76,7 +76,7 @@ class App:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Called by aiohttp. Answers everything; raises only what ends the connection."""
-        started_s = self._loop.time()
+        started_s = self._elapsed_s()
         cast(Connection, request.protocol).begin()
         self._active += 1
         method, headers = request.method, request.headers
@@ -106,7 +106,7 @@ class App:
             self._active -= 1
             if self._all_answered is not None and not self._active and not self._all_answered.done():
                 self._all_answered.set_result(None)
-        duration_s = self._loop.time() - started_s
+        duration_s = self._elapsed_s() - started_s
         self._metrics.count(method, reply.status, route.timed if route else "", duration_s)
         return cast(web.StreamResponse, self._finished(reply, request_id))
 
@@ -114,7 +114,7 @@ class App:
         """Wait until every request is answered, but no longer than that."""
         if not self._active:
             return
-        self._all_answered = self._loop.create_future()
+        self._all_answered = asyncio.get_running_loop().create_future()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._all_answered

@@ -9,7 +9,7 @@ aiohttp calls `prepare`, then `write_eof`, then reads `keep_alive`; that is all 
 from __future__ import annotations
 
 import asyncio
-from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from time import gmtime
 
@@ -105,13 +105,19 @@ class DateLine:
     def at(self, now_ms: int) -> str:
         second = now_ms // 1000
         if second != self._second:
-            self._second, self._line = second, f"Date: {formatdate(second, usegmt=True)}\r\n"
+            self._second, self._line = second, f"Date: {http_date(now_ms)}\r\n"
         return self._line
 
 
 def http_date(unix_ms: int) -> str:
-    """IMF-fixdate (RFC 9110 §5.6.7). By hand: email.utils takes five times as long."""
-    t = gmtime(unix_ms // 1000)
+    """IMF-fixdate (RFC 9110 §5.6.7)."""
+    return _http_date(unix_ms // 1000)
+
+
+@lru_cache(maxsize=4096)
+def _http_date(unix_s: int) -> str:
+    """By hand: email.utils takes five times as long."""
+    t = gmtime(unix_s)
     return (
         f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon]} {t.tm_year} "
         f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT"

@@ -30,15 +30,19 @@ class FakeClock:
 
     def __init__(self) -> None:
         self.ms = START_MS
+        self.s = 0.0
 
     def now_ms(self) -> int:
         return self.ms
+
+    def elapsed_s(self) -> float:
+        return self.s
 
 
 class FakeService:
     """`failure` is raised by the next data call, once. `gate`: data calls wait for it while it is closed.
 
-    `seen` holds every request that came through, as messages.
+    `seen` holds every request that came through, as messages; each takes `takes_s` by the clock.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -56,6 +60,7 @@ class FakeService:
         self.gate = asyncio.Event()
         self.gate.set()
         self.waiting = 0
+        self.takes_s = 0.0
         self.ready = [("layout", True, "version 1, 3 members")]
         self.layout_now: dict[str, Any] | None = {"version": 1, "members": [{"http": "127.0.0.1:1"}]}
         self.complete = True
@@ -68,6 +73,7 @@ class FakeService:
 
     async def _enter(self, request: Get | Put) -> None:
         self.seen.append(request)
+        self.wall.s += self.takes_s
         if not self.gate.is_set():
             self.waiting += 1
             await self.gate.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -256,14 +257,14 @@ async def test_operations_and_bytes_are_bounded(start: Start, media: str) -> Non
     answer = await post(api, items, media)
     assert answer.status in (400, 413)
     assert answer.problem["outcome"] == "failed"
+    lines = await api.ask("POST", BATCH, b"{\n" * 71, {"Content-Type": "application/x-ndjson"})
+    assert (lines.status, lines.problem["type"]) == (413, "too-large"), "counted before they are parsed"
     large = await post(api, [{**OK, "op": "put", "value": "x" * 8000}], media)
     assert (large.status, large.problem["type"]) == (413, "too-large")
     assert api.service.seen == []
 
 
 async def test_operations_run_side_by_side_within_a_bound(api: Api) -> None:
-    import asyncio
-
     api.service.gate.clear()
     items = [{**OK, "key": str(i)} for i in range(AT_ONCE * 3)]
     task = asyncio.ensure_future(post(api, items))

@@ -418,8 +418,12 @@ async def test_a_last_write_wins_bucket_has_no_siblings(api: Api) -> None:
 
 async def test_a_tombstone_beside_a_value_does_not_show(api: Api) -> None:
     await api.siblings(K, b"a")
-    assert (await api.ask("DELETE", f"{K}?mode=sibling")).headers["KV-Siblings"] == "1"
-    assert (await api.get(K)).body == b"a"
+    deleted = await api.ask("DELETE", f"{K}?mode=sibling")
+    assert deleted.headers["KV-Siblings"] == "1"
+    got = await api.get(K)
+    assert got.body == b"a"
+    assert got.headers["ETag"] == deleted.headers["ETag"], "of all siblings, also of those not shown"
+    assert (await api.put(K, b"b", If_Match=got.headers["ETag"])).status == 204
 
 
 # --- names of requests ----------------------------------------------------------------------------------

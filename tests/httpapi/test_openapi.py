@@ -66,6 +66,18 @@ async def test_described_options_are_known_and_others_are_not(api: Api, describe
                 assert unknown == (name not in named), (method, path, name)
 
 
+async def test_what_the_node_takes_is_described(api: Api, described: dict[str, Any]) -> None:
+    routes = api.server._app.router.routes
+    assert len(routes) == len(list(operations(described)))
+    for route in routes:
+        operation = described["paths"][route.path][route.method.lower()]
+        taken = {(p.name, p.where) for p in route.parameters}
+        shown = {(p["name"], p["in"]) for p in operation["parameters"] if p["in"] != "path"}
+        assert shown == taken, (route.method, route.path)
+        assert {str(answer.status) for answer in route.answers} <= set(operation["responses"])
+        assert {str(code) for code in route.problems} <= set(operation["responses"])
+
+
 def references(node: Any) -> Iterator[str]:
     if isinstance(node, dict):
         if "$ref" in node:

@@ -353,6 +353,21 @@ async def test_metrics_count_what_happened(api: Api) -> None:
     assert not any("ann" in line for line in lines), "no keys in labels"
 
 
+async def test_durations_fall_into_their_buckets(api: Api) -> None:
+    for api.service.takes_s in (0.004, 0.02):
+        await api.get(K)
+    api.service.takes_s = 99.0
+    await api.put(K, b"v")
+    lines = (await api.get("/metrics")).body.decode().splitlines()
+    name = "kvstore_http_request_duration_seconds"
+    for le, count in (("0.003", 0), ("0.005", 1), ("0.015", 1), ("0.025", 2), ("+Inf", 2)):
+        assert f'{name}_bucket{{le="{le}",operation="get"}} {count}.0' in lines
+    assert f'{name}_bucket{{le="10.0",operation="put"}} 0.0' in lines
+    assert f'{name}_bucket{{le="+Inf",operation="put"}} 1.0' in lines
+    (total,) = (line for line in lines if line.startswith(f'{name}_sum{{operation="get"}}'))
+    assert float(total.rsplit(" ", 1)[1]) == pytest.approx(0.024)
+
+
 async def test_metrics_speak_openmetrics_and_other_rooms_add_theirs(api: Api) -> None:
     from prometheus_client import Counter
 
