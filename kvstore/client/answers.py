@@ -36,19 +36,20 @@ class Page(NamedTuple):
 
 
 def receipt(headers: Mapping[str, str]) -> Receipt:
+    """Of every write, so it is on the hot path: positional, and small numbers are looked up."""
     get = headers.get
     acks, _, n = get("kv-acks", "").partition("/")
     return Receipt(
-        context=get("kv-context", ""),
-        etag=get("etag", "").strip('"'),
-        acks=_number(acks),
-        n=_number(n),
-        required=_number(get("kv-required", "")),
-        hinted=_number(get("kv-hinted", "")),
-        siblings=_number(get("kv-siblings", "")),
-        coordinator=get("kv-coordinator") or get("kv-node", ""),
-        request_id=get("kv-request-id", ""),
-        layout_version=_number(get("kv-layout", "")),
+        get("kv-context", ""),
+        get("etag", "").strip('"'),
+        _number(acks),
+        _number(n),
+        _number(get("kv-required", "")),
+        _number(get("kv-hinted", "")),
+        _number(get("kv-siblings", "")),
+        get("kv-coordinator") or get("kv-node", ""),
+        get("kv-request-id", ""),
+        _number(get("kv-layout", "")),
     )
 
 
@@ -169,7 +170,11 @@ def _unreadable(reply: Reply, why: Exception) -> KVStoreError:
 
 
 def _meta(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name[len(META) :].lower(): text for name, text in headers.items() if name[:8].lower() == META}
+    return {
+        name[len(META) :].lower(): text
+        for name, text in headers.items()
+        if len(name) > len(META) and name[:8].lower() == META
+    }
 
 
 def _http_date_ms(text: str) -> int | None:
@@ -182,7 +187,14 @@ def _http_date_ms(text: str) -> int | None:
         return None
 
 
+_SMALL = {"": 0} | {str(number): number for number in range(100)}
+
+
 def _number(text: str) -> int:
+    """0 for what is no number: a receipt is information, and nothing is decided by it."""
+    found = _SMALL.get(text)
+    if found is not None:
+        return found
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 

@@ -15,7 +15,7 @@ import ssl as tls
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from copy import deepcopy
 from types import TracebackType
-from typing import Any, Generic, TypeVar, Unpack, overload
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 from kvstore.client import answers, codecs, protocol
 from kvstore.client.aiohttp_transport import AiohttpTransport, AsyncTransport
@@ -85,7 +85,7 @@ class AsyncClient:
         )
         self._timeout_s = checked_timeout_s(timeout_s)
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -239,6 +239,10 @@ class AsyncBucket(Generic[T]):
         timeout_s: float | None = None,
     ) -> Receipt:
         """Write. With the `context` of a record it supersedes what that showed, and nothing else.
+
+        Without one it overwrites what the node that takes it holds; if that node was away, this may be
+        less than what there is, and the rest stays as siblings. `update` and buckets with
+        `session=True` send contexts by themselves.
 
         `if_match` (an etag) and `if_absent` raise PreconditionFailed if something else is there; such
         a write is not sent again once it may have been applied. `operation_id` names the write: sent
@@ -406,7 +410,7 @@ class AsyncBatch(BatchRules[T]):
         self._bucket = bucket
         self._timeout_s = bucket._timeout_of(timeout_s)
 
-    async def __aenter__(self) -> AsyncBatch[T]:
+    async def __aenter__(self) -> Self:
         await self._bucket._know_homes(self._rules.reads)
         await self._bucket._know_homes(self._rules.writes)
         return self

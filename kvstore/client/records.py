@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
 
 from kvstore.errors import SiblingsError
 
 T = TypeVar("T")
+
+_NO_META: Mapping[str, str] = MappingProxyType({})
 
 
 class Receipt(NamedTuple):
@@ -33,15 +36,14 @@ class Receipt(NamedTuple):
     layout_version: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Sibling(Generic[T]):
+class Sibling(NamedTuple, Generic[T]):
     """One of several concurrent values. `id` names it among them; `modified_ms` is Unix time, for
     display and for resolvers that must choose: no clock decides about siblings."""
 
     value: T
     id: str = ""
     content_type: str = "application/octet-stream"
-    meta: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, str] = _NO_META
     modified_ms: int | None = None
 
     @property

@@ -21,14 +21,13 @@ from urllib3.exceptions import (
     ReadTimeoutError,
     SSLError,
 )
-from urllib3.util import SKIP_HEADER, Timeout
+from urllib3.util import Timeout
 
 from kvstore.client.call import Attempt, NoAnswer
 from kvstore.client.protocol import Reply, Request
 from kvstore.client.settings import RESPONSE_BYTES_MAX
 
 _CHUNK_BYTES = 256 * 1024
-_QUIET = {"User-Agent": SKIP_HEADER, "Accept-Encoding": SKIP_HEADER}
 
 
 class SyncTransport(Protocol):
@@ -62,7 +61,7 @@ class Urllib3Transport:
                 request.method,
                 request.target,
                 body=request.body or None,
-                headers={**attempt.headers, **_QUIET},
+                headers=attempt.headers,
                 retries=False,
                 redirect=False,
                 assert_same_host=False,

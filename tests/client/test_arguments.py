@@ -32,9 +32,25 @@ def test_nodes(nodes: Any, expected: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "nodes",
-    ["", ",", [], "ftp://a", "http://a/v1", "a:0", "a:99999", "a:x", "http://", "u:secret@a:1", "a b:1", [7],
-     "http://[::1", "a?x=1", "a\nb", ["a"] * 0 + [f"h{i}" for i in range(1001)]],
-)  # fmt: skip
+    [
+        "",
+        ",",
+        [],
+        "ftp://a",
+        "http://a/v1",
+        "a:0",
+        "a:99999",
+        "a:x",
+        "http://",
+        "u:secret@a:1",
+        "a b:1",
+        [7],
+        "http://[::1",
+        "a?x=1",
+        "a\nb",
+        ["a"] * 0 + [f"h{i}" for i in range(1001)],
+    ],
+)
 def test_what_is_no_node(nodes: Any) -> None:
     with pytest.raises(ConfigError) as raised:
         origins(nodes, {})
@@ -60,9 +76,16 @@ def test_a_token_that_no_header_takes(token: str) -> None:
 
 @pytest.mark.parametrize(
     ("origin", "local"),
-    [("http://127.0.0.1:1", True), ("http://127.9.9.9:1", True), ("http://[::1]:1", True), ("http://0.0.0.0:1", True),
-     ("http://localhost:1", True), ("http://10.0.0.1:1", False), ("http://n1:1", False)],
-)  # fmt: skip
+    [
+        ("http://127.0.0.1:1", True),
+        ("http://127.9.9.9:1", True),
+        ("http://[::1]:1", True),
+        ("http://0.0.0.0:1", True),
+        ("http://localhost:1", True),
+        ("http://10.0.0.1:1", False),
+        ("http://n1:1", False),
+    ],
+)
 def test_local_addresses(origin: str, local: bool) -> None:
     assert is_local(origin) == local
 
@@ -96,11 +119,30 @@ def test_ttl_is_a_plain_number_for_the_node(ttl_s: float) -> None:
 
 
 bad_calls: list[dict[str, Any]] = [
-    {"w": 0}, {"w": "2"}, {"w": True}, {"n": 0}, {"pw": -1}, {"dw": 1.5}, {"ttl_s": -1}, {"ttl_s": float("nan")},
-    {"ttl_s": float("inf")}, {"ttl_s": "1"}, {"mode": "fast"}, {"if_match": ""}, {"if_match": "a b"}, {"if_match": 7},
-    {"if_match": "a", "if_absent": True}, {"meta": {"a b": "c"}}, {"meta": {"a": "x\r\nInjected: 1"}}, {"meta": {"": "c"}},
-    {"meta": {"a": 7}}, {"operation_id": "a b"}, {"operation_id": "x" * 65}, {"timeout_s": 0}, {"timeout_s": "1"},
-]  # fmt: skip
+    {"w": 0},
+    {"w": "2"},
+    {"w": True},
+    {"n": 0},
+    {"pw": -1},
+    {"dw": 1.5},
+    {"ttl_s": -1},
+    {"ttl_s": float("nan")},
+    {"ttl_s": float("inf")},
+    {"ttl_s": "1"},
+    {"mode": "fast"},
+    {"if_match": ""},
+    {"if_match": "a b"},
+    {"if_match": 7},
+    {"if_match": "a", "if_absent": True},
+    {"meta": {"a b": "c"}},
+    {"meta": {"a": "x\r\nInjected: 1"}},
+    {"meta": {"": "c"}},
+    {"meta": {"a": 7}},
+    {"operation_id": "a b"},
+    {"operation_id": "x" * 65},
+    {"timeout_s": 0},
+    {"timeout_s": "1"},
+]
 
 
 @pytest.mark.parametrize("options", bad_calls, ids=str)
@@ -121,9 +163,17 @@ async def test_what_is_no_context_goes_nowhere(context: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("", {}), ("a/b", {}), (7, {}), ("b", {"codec": "jsn"}), ("b", {"r": 0}), ("b", {"r": ANY}), ("b", {"mode": "x"}),
-     ("b", {"timeout_s": 0})],
-)  # fmt: skip
+    [
+        ("", {}),
+        ("a/b", {}),
+        (7, {}),
+        ("b", {"codec": "jsn"}),
+        ("b", {"r": 0}),
+        ("b", {"r": ANY}),
+        ("b", {"mode": "x"}),
+        ("b", {"timeout_s": 0}),
+    ],
+)
 def test_a_bucket_that_makes_no_sense(name: Any, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         FakeClient().bucket(name, **options)

@@ -103,6 +103,8 @@ async def test_a_put_as_it_goes_out(world: Fixture, node: StubNode) -> None:
     sent.pop("accept", None)
     assert sent == {
         "host": f"127.0.0.1:{node.port}",
+        "user-agent": "kvstore",
+        "accept-encoding": "identity",
         "authorization": "Bearer secret",
         "content-type": "application/json",
         "content-length": "7",

@@ -33,6 +33,11 @@ def test_a_key_survives_the_path(key: bytes) -> None:
     assert unquote_to_bytes(encode_segment(key)) == key
 
 
+def test_dots_alone_are_escaped() -> None:
+    """A proxy may resolve them as RFC 3986 §5.2.4 has it, and then the request is for another key."""
+    assert [encode_segment(key) for key in (b".", b"..", b"...", b"a.b")] == ["%2E", "%2E%2E", "...", "a.b"]
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_text_is_its_utf8(text: str) -> None:
     assert key_bytes(text) == text.encode()

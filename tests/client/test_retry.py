@@ -99,6 +99,14 @@ def test_the_budget_adds_a_tenth_and_a_burst(operations: list[bool]) -> None:
         assert 0 <= budget.tokens <= 20
 
 
+def test_the_budget_is_spent_and_earned() -> None:
+    budget = RetryBudget(ratio=0.25, burst=2)
+    assert [budget.take() for _ in range(3)] == [True, True, False]
+    for _ in range(4):
+        budget.deposit()
+    assert [budget.take(), budget.take()] == [True, False]
+
+
 def test_what_was_not_sent_takes_nothing_of_the_budget() -> None:
     budget = RetryBudget(burst=0)
     assert isinstance(decided(Effect.READ, Failed(ConnectError(), Fate.NOT_SENT), budget=budget), Retry)

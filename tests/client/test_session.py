@@ -9,7 +9,7 @@ from kvstore.client.session import Session
 from kvstore.testing.fake import FakeClient
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 99)), max_size=60), st.integers(1, 5))
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=4, max_size=30), st.integers(1, 3))
 def test_it_is_bounded_and_forgets_what_was_used_longest_ago(puts: list[tuple[int, int]], most: int) -> None:
     session, model = Session(most), dict[bytes, str]()
     for key, context in puts:
