@@ -47,7 +47,8 @@ bench: $(STAMP) ## gets and puts per second beside the floor, under 5 minutes
 	@$(BIN)/python -m benchmarks.throughput
 
 compose-up: ## the five nodes in containers, on 127.0.0.1:8001 to 8005; makes deploy/.env once
-	@deploy/compose up -d --build
+	@deploy/compose build n1
+	@deploy/compose up -d
 	@deploy/compose wait-healthy
 	@echo "ready; for a shell that may talk to it:  set -a; . deploy/.env; set +a"
 

@@ -10,12 +10,15 @@ import asyncio
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from math import ceil
+from statistics import median
 from typing import NamedTuple
 
 from kvstore import AsyncClient
 from kvstore.errors import KVStoreError
 
 BUCKET = "failover"
+BEHIND_S_MAX = 4.0  # twice the client's deadline: more under way is a queue that only grows
 
 
 class Sample(NamedTuple):
@@ -48,6 +51,10 @@ class OpenLoad:
     def now_s(self) -> float:
         return asyncio.get_running_loop().time() - self._started_at
 
+    @property
+    def failed(self) -> list[Sample]:
+        return [sample for sample in self.samples if sample.failure]
+
     async def fill(self) -> None:
         """Every key once."""
         bucket = self.client.bucket(BUCKET)
@@ -60,15 +67,23 @@ class OpenLoad:
         keys = (f"k{number}" for number in range(self.keys))
         await asyncio.gather(*(some(keys) for _ in range(16)))
 
-    async def run(self) -> None:
-        """Returns when `stop` was called and the last operation has ended."""
-        loop, chance = asyncio.get_running_loop(), random.Random(1)
+    def start(self) -> asyncio.Task[None]:
+        """The load's clock begins. The task ends when `stop` was called and the last operation has ended."""
+        loop = asyncio.get_running_loop()
         self._started_at = loop.time()
+        return loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        loop, chance = asyncio.get_running_loop(), random.Random(1)
         number = writes = 0
         while not self._stopped:
             at_s = number / self.rate
-            if (ahead_s := at_s - self.now_s) > 0:
-                await asyncio.sleep(ahead_s)
+            # At least one turn of the loop even when late: otherwise nothing that was sent would get on.
+            await asyncio.sleep(max(0.0, at_s - self.now_s))
+            if len(self._tasks) > BEHIND_S_MAX * self.rate:
+                raise AssertionError(
+                    f"invalid run: this machine is too busy for {self.rate:.0f} operations/s"
+                )
             number += 1
             if number % 2:
                 work = self._get(at_s, f"k{chance.randrange(self.keys)}")
@@ -111,7 +126,17 @@ def between(samples: Iterable[Sample], start_s: float, end_s: float) -> list[Sam
 def percentile_ms(samples: Iterable[Sample], percent: float) -> float:
     """The smallest latency that this share of the samples did not exceed. At least one sample."""
     ordered = sorted(sample.latency_s for sample in samples)
-    return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)] * 1000
+    assert ordered, "nothing was measured"
+    return ordered[ceil(len(ordered) * percent / 100) - 1] * 1000
+
+
+def typical_p99_ms(samples: list[Sample], start_s: float, end_s: float) -> float:
+    """The median of the p99 of each whole second: what one second looks like, not the worst of them.
+
+    On a machine that other programs use, single seconds are slow with all nodes alive.
+    """
+    seconds = int(end_s - start_s)
+    return median(percentile_ms(between(samples, start_s + i, start_s + i + 1), 99) for i in range(seconds))
 
 
 def recovered_after_s(samples: list[Sample], since_s: float, end_s: float, bound_ms: float) -> float:
