@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -268,7 +269,7 @@ class FakeNode:
     # --- many keys ----------------------------------------------------------------------------------
 
     def _batch(self, items: list[dict[str, Any]]) -> Reply:
-        entries = [self._entry(self._guarded(lambda item=item: self._one(item))) for item in items]
+        entries = [self._entry(self._guarded(partial(self._one, item))) for item in items]
         return Reply(200, {"content-type": "application/msgpack"}, msgpack.packb(entries))
 
     def _one(self, item: dict[str, Any]) -> Reply:
