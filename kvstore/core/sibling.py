@@ -97,11 +97,12 @@ def shown(state: KeyState, now_ms: int, *, last_write_wins: bool = False) -> lis
     last-write-wins bucket a tombstone or an expired value can be the last write and then hides the rest.
     """
     siblings = last_write(state.siblings) if last_write_wins else collapse(state.siblings)
-    return [
-        (dot, version)
-        for dot, version in sorted(siblings.items())
-        if not version.tombstone and not 0 < version.expires_at_ms <= now_ms
-    ]
+    return [(dot, version) for dot, version in sorted(siblings.items()) if is_visible(version, now_ms)]
+
+
+def is_visible(version: Version, now_ms: int) -> bool:
+    """Whether a read shows it: no tombstone, and not expired."""
+    return not version.tombstone and not 0 < version.expires_at_ms <= now_ms
 
 
 def find_operation(state: KeyState, operation_id: bytes) -> tuple[Dot, Version] | None:

@@ -37,7 +37,12 @@ def seal_encoded(encoded: bytes, full_key: bytes, signing_key: bytes) -> str:
 
 
 def open_token(token: str, full_key: bytes, signing_key: bytes, token_bytes_max: int) -> CausalContext:
-    """Raises InvalidContext for a token that is malformed, forged, too long or of another key."""
+    """As `open_encoded`."""
+    return decode_context(open_encoded(token, full_key, signing_key, token_bytes_max))
+
+
+def open_encoded(token: str, full_key: bytes, signing_key: bytes, token_bytes_max: int) -> bytes:
+    """The encoded context. Raises InvalidContext if it is malformed, forged, too long or of another key."""
     if len(token) > token_bytes_max:
         raise InvalidContext(
             f"the causal context has {len(token)} bytes, the limit is {token_bytes_max}", advice=_ADVICE
@@ -52,7 +57,7 @@ def open_token(token: str, full_key: bytes, signing_key: bytes, token_bytes_max:
     mac, encoded = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
     if not compare_digest(mac, _mac(encoded, full_key, signing_key)):
         raise InvalidContext("the causal context was not issued by this cluster for this key", advice=_ADVICE)
-    return decode_context(encoded)
+    return encoded
 
 
 def _text(raw: bytes) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from kvstore.core.encoding import etag, read_own
+from kvstore.core.encoding import encode_context, etag, read_own, read_single
 from kvstore.core.message import Got, Receipt
 from kvstore.core.ring import full_key
-from kvstore.core.sibling import last_write, shown
-from kvstore.core.token import seal, seal_encoded
+from kvstore.core.sibling import is_visible, last_write, shown
+from kvstore.core.token import seal_encoded
+from kvstore.core.vector_clock import Dot
 from kvstore.errors import InvalidRequest
 from kvstore.httpapi.body import read_body
 from kvstore.httpapi.media import negotiate
@@ -47,14 +48,12 @@ class DataRoutes:
     def _show(self, call: Call, got: Got, choice: str | None, lines: str) -> Reply:
         """A pure function of what was got, but for the clock that decides what has expired."""
         service = self._service
-        state = read_own(got.state)
-        now_ms = service.wall.now_ms()
-        values: Shown = shown(state, now_ms, last_write_wins=got.last_write_wins)
-        token = seal(state.context, full_key(call.bucket, call.key), service.signing_key)
+        context, dots, values = _visible(got, service.wall.now_ms())
+        token = seal_encoded(context, full_key(call.bucket, call.key), service.signing_key)
         lines = f"{lines}KV-Context: {token}\r\n"
         if not values:
             return Reply(404, lines + _NO_SUCH_KEY_LINES, _NO_SUCH_KEY)
-        tag = etag(state.siblings)
+        tag = etag(dots)
         lines = f'{lines}ETag: "{tag}"\r\nKV-Siblings: {len(values)}\r\n'
         none_match = call.headers.get(IF_NONE_MATCH)
         if none_match is not None and matches(none_match, tag):
@@ -91,6 +90,17 @@ class DataRoutes:
             204,
             f'{lines}KV-Context: {token}\r\nETag: "{written.etag}"\r\nKV-Siblings: {written.siblings}\r\n',
         )
+
+
+def _visible(got: Got, now_ms: int) -> tuple[bytes, Iterable[Dot], Shown]:
+    """(encoded context, dots of all siblings, those that a read shows)."""
+    single = read_single(got.state)
+    if single is None:
+        state = read_own(got.state)
+        values = shown(state, now_ms, last_write_wins=got.last_write_wins)
+        return encode_context(state.context), state.siblings, values
+    context, dot, version = single
+    return context, (dot,), ((dot, version),) if is_visible(version, now_ms) else ()
 
 
 def _choice(options: dict[str, bytes]) -> str | None:

@@ -1,8 +1,9 @@
 """Status, headers and body on their way out.
 
 A reply is written as one piece of bytes, without aiohttp's Response: its header multidict, its
-default headers and its four coroutines per answer cost more than the rest of a get in this room
-(measured, 32 connections: 61 µs a request with a dozen headers this way, 105 µs with web.Response).
+default headers and its coroutines cost more than the rest of a small answer in this room (measured
+from bytes to bytes, without sockets: 19 µs a request with all headers this way, 22 µs for a bare
+handler that returns a web.Response with two).
 aiohttp calls `prepare`, then `write_eof`, then reads `keep_alive`; that is all it asks of a response.
 """
 

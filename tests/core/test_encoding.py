@@ -18,6 +18,7 @@ from kvstore.core.encoding import (
     etag,
     merge_encoded,
     open_own,
+    read_single,
 )
 from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, merge, write
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot, context_of
@@ -145,3 +146,20 @@ def test_what_cannot_be_encoded_leaves_nothing_behind() -> None:
     with pytest.raises(ValueError, match="surrogates"):
         encode_state(broken)
     assert encode_state(EMPTY_STATE) == before
+
+
+@given(states())
+def test_a_single_version_is_read_as_the_whole_state_is(state: KeyState) -> None:
+    single = read_single(encode_state(state))
+    if len(state.siblings) != 1:
+        assert single is None
+    else:
+        ((dot, version),) = state.siblings.items()
+        assert single == (encode_context(state.context), dot, version)
+
+
+@given(states(), dots)
+def test_one_written_version_is_read_alone(state: KeyState, dot: Dot) -> None:
+    only = KeyState({dot: Version(b"v", metadata=(("a", "1"),))}, state.context.join(context_of([dot])))
+    single = read_single(encode_state(only))
+    assert single == (encode_context(only.context), dot, only.siblings[dot])
