@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from hmac import compare_digest
-from time import perf_counter
 from typing import cast
 
 from aiohttp import web
