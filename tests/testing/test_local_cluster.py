@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
@@ -115,3 +117,13 @@ async def test_settings_and_five_nodes_in_three_zones() -> None:
 def test_a_cluster_of_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least one"):
         LocalCluster(nodes=0)
+
+
+def test_the_fake_client_needs_nothing_of_a_node() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('rocksdict', 'click', 'structlog', 'prometheus_client'): sys.modules[name] = None\n"
+        "from kvstore.testing import FakeClient; print(FakeClient.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "FakeClient", done.stderr
