@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, get_args, get_origin, get_type_hints
 
+import pytest
 from hypothesis import strategies as st
 
 from kvstore.core.limits import DEFAULT_LIMITS, Limits
 from kvstore.core.message import Held, Read, Reply, Request
+from kvstore.errors import PeerError
 from kvstore.rpc.decoding import messages_of
 from kvstore.rpc.frames import Opener, Sealer
 from kvstore.rpc.handshake import Established, Handshake
@@ -44,6 +46,50 @@ async def eventually(condition: Callable[[], object], within_s: float = 10.0) ->
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.002)
+
+
+class Told:
+    """What was reported, as (event, fields)."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        self.events.append((event, fields))
+
+    def reason(self, event: str) -> str:
+        return next((str(fields["reason"]) for name, fields in self.events if name == event), "")
+
+
+async def unused_address() -> str:
+    server = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+    return f"127.0.0.1:{port}"
+
+
+class Slow:
+    """A handler that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[Request, asyncio.Future[Reply]]] = []
+
+    def __call__(self, sender: str, request: Request, deadline_s: float) -> asyncio.Future[Reply]:
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.requests.append((request, future))
+        return future
+
+    def answer(self, index: int) -> None:
+        request, future = self.requests[index]
+        assert isinstance(request, Read)
+        future.set_result(Held(False, request.key))
+
+
+async def error_of(call: Awaitable[Reply]) -> PeerError:
+    with pytest.raises(PeerError) as caught:
+        await call
+    return caught.value
 
 
 class Network:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,7 +14,6 @@ from kvstore.core.membership import Member
 from kvstore.core.message import Get, Gossip, Gossiped, Held, Read, Reply, Request, Store, Stored
 from kvstore.errors import (
     InvalidRequest,
-    PeerError,
     PeerRefused,
     PeerTimeout,
     PeerUnreachable,
@@ -24,33 +22,10 @@ from kvstore.errors import (
 from kvstore.node.ports import Peers
 from kvstore.rpc.peer_client import PeerClient
 from kvstore.rpc.wire import encode_request
-from tests.rpc.support import ANN, BOB, CARL, Network, echo, eventually, frames_of
+from tests.rpc.support import ANN, BOB, CARL, Network, Slow, echo, error_of, eventually, frames_of
 
 MIB = 1 << 20
 GOSSIP = Gossip(Member(ANN, "ann", "a:1", "a:2"), (), 0, b"", 0)
-
-
-class Slow:
-    """A handler that answers when the test says so."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[Request, asyncio.Future[Reply]]] = []
-
-    def __call__(self, sender: str, request: Request, deadline_s: float) -> asyncio.Future[Reply]:
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self.requests.append((request, future))
-        return future
-
-    def answer(self, index: int) -> None:
-        request, future = self.requests[index]
-        assert isinstance(request, Read)
-        future.set_result(Held(False, request.key))
-
-
-async def error_of(call: Awaitable[Reply]) -> PeerError:
-    with pytest.raises(PeerError) as caught:
-        await call
-    return caught.value
 
 
 async def pair(network: Network, handler: Any = echo, **options: Any) -> PeerClient:

@@ -20,9 +20,7 @@ from kvstore.rpc.connection import Connection
 from kvstore.rpc.frames import Sealer
 from kvstore.rpc.handshake import Handshake
 from kvstore.rpc.peer_server import PeerServer
-from tests.rpc.support import BOB, CARL, Network, echo, eventually, frames_of, identity
-from tests.rpc.test_calls import error_of
-from tests.rpc.test_links import Told
+from tests.rpc.support import BOB, CARL, Network, Told, echo, error_of, eventually, frames_of, identity
 
 READ, STORE = 2, 3
 """Their numbers on the wire."""
