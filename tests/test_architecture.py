@@ -30,7 +30,8 @@ ARROWS: dict[str, set[str]] = {
     "logs": set(),
     "client": set(),
     "testing": {"server", "client", "config", "core"},
-    "cli": {"client", "server", "config", "core", "logs"},
+    "simulation": {"node", "core", "storage.memory"},  # a disk in memory is part of the simulated world
+    "cli": {"client", "server", "config", "core", "logs", "simulation"},
     "__main__": {"cli"},
     "__init__": {"client"},
     "errors": set(),
