@@ -226,7 +226,7 @@ class Coordinator:
             self._loop, self._peers, self._reach, self._now, Tally(asked=1 + len(others), need=quorum.w)
         )
         hlc_time = minted.hlc_time if properties.last_write_wins else 0
-        store = Store(partition, key, minted.state, sync, hlc_time)
+        store = Store(partition, key, minted.state, sync, hlc_time, minted.base, minted.dot[0])
         deadline_s = self._peer_deadline_s(request.timeout_ms)
         for node in others:
             votes.ask(node, store, deadline_s)
