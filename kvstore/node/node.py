@@ -112,6 +112,8 @@ class Node:
             limits=limits,
             spawn=self.spawn,
         )
+        self.get: Callable[[Get], Coroutine[Any, Any, Got]] = self.coordinator.get
+        self.put: Callable[[Put], Coroutine[Any, Any, Written]] = self.coordinator.put
         self._scanner = Scanner(
             view=self.view,
             buckets=self.registry,
@@ -231,12 +233,6 @@ class Node:
 
     def name_of(self, node: NodeId) -> str:
         return self.view.name_of(node)
-
-    async def get(self, request: Get) -> Got:
-        return await self.coordinator.get(request)
-
-    async def put(self, request: Put) -> Written:
-        return await self.coordinator.put(request)
 
     async def scan(
         self,
