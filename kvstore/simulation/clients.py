@@ -8,13 +8,16 @@ are encoded contexts: of a get the context of the state, of a put what `Written`
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from kvstore.core.encoding import decode_context, decode_state, encode_context
 from kvstore.core.message import Get, Got, Put, Written
+from kvstore.core.ring import full_key, partition_of
 from kvstore.core.sibling import EMPTY_STATE, collapse
-from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext
-from kvstore.errors import ConnectError, KVStoreError, RequestTimeout
+from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot
+from kvstore.errors import ConnectError, CorruptRecord, KVStoreError, RequestTimeout
+from kvstore.node.ports import Kind as NodeKind
 from kvstore.simulation.history import Ended, History, Kind, Operation
 from kvstore.simulation.loop import VirtualTimeLoop
 from kvstore.simulation.machine import Observer, SimulatedMachine
@@ -206,7 +209,7 @@ class _Client:
         everything = self._all
         machines, probes = everything._machines, everything._probes
         sent = 0
-        retried_s: float | None = None
+        before: set[Dot] | None = None
         error = KVStoreError("not tried")
         machine = machines[action.node % len(machines)]
         for attempt in range(ATTEMPTS_MAX):
@@ -216,8 +219,8 @@ class _Client:
             except KVStoreError as failed:
                 error = failed
             else:
-                if retried_s is not None and isinstance(answer, Written):
-                    self._probe_retry(request, answer, retried_s)
+                if before is not None and isinstance(request, Put):
+                    self._probe_retry(request, answer, before)
                 operation.attempts = sent + 1
                 return Ended.OK, answer, machine
             if error.outcome == "unknown" and isinstance(request, Put):
@@ -225,8 +228,8 @@ class _Client:
                 probes.hit("write unknown")
                 if not action.retry:
                     break
-                retried_s = everything._loop.time()
                 await asyncio.sleep(_RETRY_S)
+                before = self._dots_of(request)
             else:
                 probes.hit("write refused before it was applied", isinstance(request, Put))
                 await asyncio.sleep(_NEXT_NODE_S)
@@ -234,15 +237,20 @@ class _Client:
         ended = Ended.UNKNOWN if sent or isinstance(request, Get) else Ended.FAILED
         return ended, error, machine
 
-    def _probe_retry(self, request: Get | Put, answer: Written, retried_s: float) -> None:
-        assert isinstance(request, Put)
-        before = EMPTY_CONTEXT if request.context is None else decode_context(request.context)
-        minted = self._all._probes.minted
-        found = [
-            dot
-            for dot, minted_s in minted.items()
-            if minted_s <= retried_s and decode_context(answer.context).covers(dot) and not before.covers(dot)
-        ]
+    def _dots_of(self, request: Put) -> set[Dot]:
+        """Dots that this write has already, on any disk."""
+        key = full_key(request.bucket, request.key)
+        dots: set[Dot] = set()
+        for machine in self._all._machines:
+            with suppress(CorruptRecord):
+                record = machine.disk.record(NodeKind.DATA, partition_of(key), key)
+                siblings = decode_state(record).siblings if record else {}
+                dots.update(d for d, v in siblings.items() if v.operation_id == request.operation_id)
+        return dots
+
+    def _probe_retry(self, request: Put, answer: Written, before: set[Dot]) -> None:
+        covers = decode_context(answer.context).covers
+        found = any(covers(dot) for dot in before)
         self._all._probes.hit("retry found its own write" if found else "retry wrote again")
 
     def _learn(self, key: str, operation: Operation, answer: Got | Written) -> None:

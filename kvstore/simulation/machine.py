@@ -216,7 +216,6 @@ class Process:
             raise
 
     def _applied(self, batch: Sequence[Write]) -> None:
-        self._world.probes.applied(batch, self._world.loop.time())
         for observer in self._world.observers:
             observer.applied(self.machine.name, batch)
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
-from kvstore.core.vector_clock import Dot
 from kvstore.node.node import Node
-from kvstore.node.ports import Kind, Write
 
 EXPECTED = (
     "sibling shown",
@@ -27,11 +24,8 @@ EXPECTED = (
 
 
 class Probes:
-    """`minted[dot]`: when it was."""
-
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.minted: dict[Dot, float] = {}
 
     def hit(self, name: str, count: int = 1) -> None:
         if count:
@@ -43,8 +37,3 @@ class Probes:
         self.hit("corrupt record met", node.replica.corrupt)
         self.hit("read repair sent", node.coordinator.repairs)
         self.hit("time refused", node.time.refused)
-
-    def applied(self, batch: Sequence[Write], now_s: float) -> None:
-        for kind, _, _, value in batch:
-            if kind is Kind.COPY and value is not None:
-                self.minted[int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")] = now_s
