@@ -27,7 +27,7 @@ from kvstore.core.limits import Limits
 from kvstore.core.ring import PARTITIONS
 from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, find_operation, write
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot
-from kvstore.errors import ContextRequired, CorruptRecord, InvalidRequest, NotReady, TooLarge
+from kvstore.errors import ContextRequired, CorruptRecord, InvalidRequest, NotReady, StorageFailed, TooLarge
 from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.ports import Kind, Random, Storage
 
@@ -68,7 +68,7 @@ class Minted(NamedTuple):
 class Replica:
     """`renewed` counts replica ids given up; `corrupt` records found unreadable.
 
-    `on_sync_failed` is called with the error of a sync that failed.
+    `on_failed` is called with the error of a sync or a write that failed.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Replica:
         random: Random,
         time: HybridTime,
         limits: Limits,
-        on_sync_failed: Callable[[BaseException], None] = lambda error: None,
+        on_failed: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self._storage, self._random, self._time, self._limits = storage, random, time, limits
-        self._on_sync_failed = on_sync_failed
+        self._on_failed = on_failed
         self._group: asyncio.Future[None] | None = None
         self._stopped = False
         self._state_bytes_max = min(limits.state_bytes_max, limits.frame_bytes_max - _FRAME_OVERHEAD_BYTES)
@@ -142,7 +142,7 @@ class Replica:
     def _synced(self, group: asyncio.Future[None]) -> None:
         error = group.exception()
         if error is not None:
-            self._on_sync_failed(error)
+            self._on_failed(error)
 
     def write(
         self,
@@ -204,7 +204,7 @@ class Replica:
                 f" the limit is {self._state_bytes_max}",
                 advice="get the key, resolve its siblings, and write with the KV-Context of that answer",
             )
-        self._storage.apply([(Kind.DATA, partition, key, encoded)])
+        self._put(partition, key, encoded)
         copy.counter = dot[1]
         return Minted(encoded, siblings, dot, hlc_time, base)
 
@@ -225,7 +225,7 @@ class Replica:
             except CorruptRecord:
                 mine = None
             if mine is not None and mine.startswith(base):
-                self._storage.apply([(Kind.DATA, partition, key, incoming)])
+                self._put(partition, key, incoming)
                 return
         theirs: Causal | None = decode_causal(incoming)
         assert theirs is not None
@@ -242,7 +242,15 @@ class Replica:
             self._renew(partition)
             mine, merged = None, incoming
         if merged != mine:
-            self._storage.apply([(Kind.DATA, partition, key, merged)])
+            self._put(partition, key, merged)
+
+    def _put(self, partition: int, key: bytes, state: bytes) -> None:
+        """After a failed write nothing gets as far as a sync, so it is told here that the disk has failed."""
+        try:
+            self._storage.apply([(Kind.DATA, partition, key, state)])
+        except StorageFailed as error:
+            self._on_failed(error)
+            raise
 
     def _held_and_copy(
         self, partition: int, key: bytes, context: CausalContext | None
