@@ -19,6 +19,7 @@ clock-drift     whose clock                                     seconds it shows
 disk-full       whose disk
 read-errors     whose disk
 failed-sync     whose disk; its process must stop
+write-errors    whose disk; its process must stop
 bit-flips       whose disk                                      records, at most
 wipe, restore, clone                                            see UNHANDLED
 """
@@ -203,16 +204,21 @@ class Faults:
             machine.disk.fail_reads = False
         return hit
 
-    async def _failed_sync(self, fault: Fault, _chance: Chance) -> bool:
-        """The next sync fails, and the process must end itself. After `for_s` the disk is good again."""
+    async def _failing_disk(self, fault: Fault, _chance: Chance) -> bool:
+        """The next sync or write fails, and the process must end itself. After that the disk is good again."""
         machines = self._those_of(fault)
         before = [machine.failures for machine in machines]
-        for machine in machines:
-            machine.disk.fail_syncs = True
+        self._fail(machines, fault.kind, fails=True)
         hit = await self._in_force(fault, lambda: [m.failures for m in machines] != before)
-        for machine in machines:
-            machine.disk.fail_syncs = False
+        self._fail(machines, fault.kind, fails=False)
         return hit
+
+    def _fail(self, machines: list[SimulatedMachine], kind: str, *, fails: bool) -> None:
+        for machine in machines:
+            if kind == "failed-sync":
+                machine.disk.fail_syncs = fails
+            else:
+                machine.disk.fail_writes = fails
 
     async def _bit_flips(self, fault: Fault, chance: Chance) -> bool:
         machines = self._those_of(fault)
@@ -246,7 +252,8 @@ _HANDLERS: dict[str, _Handler] = {
     "clock-drift": Faults._clock,
     "disk-full": Faults._disk_full,
     "read-errors": Faults._read_errors,
-    "failed-sync": Faults._failed_sync,
+    "failed-sync": Faults._failing_disk,
+    "write-errors": Faults._failing_disk,
     "bit-flips": Faults._bit_flips,
 }
 KINDS = tuple(_HANDLERS)

@@ -38,6 +38,7 @@ WEIGHTS: dict[str, float] = {
     "disk-full": 1.0,
     "read-errors": 1.0,
     "failed-sync": 1.0,
+    "write-errors": 0.7,
     "bit-flips": 1.0,
 }
 """How often each kind is chosen beside the others."""
@@ -50,8 +51,8 @@ KINDS_SHARE = 0.7  # of the kinds that may be, one run uses about so many
 START_S = 3.0  # before that the cluster forms
 QUIET_S = 2.0  # between two faults of one machine
 
-_OWN = ("crash", "restart", "pause", "disk-full", "read-errors", "failed-sync", *LOSSY)
-_ON_HOMES = ("disk-full", "read-errors", "failed-sync", "slow")
+_OWN = ("crash", "restart", "pause", "disk-full", "read-errors", "failed-sync", "write-errors", *LOSSY)
+_ON_HOMES = ("disk-full", "read-errors", "failed-sync", "write-errors", "slow")
 _SECONDS: dict[str, tuple[float, float]] = {
     "crash": (0.2, 8.0),
     "kill-all": (0.2, 4.0),
@@ -63,6 +64,7 @@ _SECONDS: dict[str, tuple[float, float]] = {
     "disk-full": (2.0, 8.0),
     "read-errors": (1.0, 4.0),
     "failed-sync": (1.0, 4.0),
+    "write-errors": (1.0, 4.0),
 }
 _LINK_SECONDS = (1.5, 8.0)
 

@@ -20,7 +20,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from kvstore.core.membership import NodeId
-from kvstore.core.message import FetchCluster, Gossip, Put, Reply, Request
+from kvstore.core.message import EMPTY_REPLY, FetchCluster, Gossip, Put, Reply, Request
 from kvstore.errors import KVStoreError, PeerRefused, PeerTimeout, PeerUnreachable
 from kvstore.simulation.chance import LinkChance
 from kvstore.simulation.loop import Owner, VirtualTimeLoop
@@ -36,7 +36,7 @@ RECONNECT_S = 0.5
 _CONTROL = (Gossip, FetchCluster)
 _FACTS = ("required", "received", "asked", "hinted", "replicas", "retry_after_s")
 
-Serve = Callable[[NodeId, Request, float], "Reply | asyncio.Future[Reply]"]
+Serve = Callable[[NodeId, Request, float], "Reply | asyncio.Future[Reply] | asyncio.Future[None]"]
 
 
 class Effect:
@@ -286,12 +286,13 @@ class _Arrival:
         else:
             self._send_back(answer)
 
-    def _later(self, done: asyncio.Future[Reply]) -> None:
+    def _later(self, done: asyncio.Future[Any]) -> None:
         if done.cancelled():
             return
         error = done.exception()
         if error is None:
-            self._send_back(done.result())
+            result = done.result()
+            self._send_back(EMPTY_REPLY[type(self.request)] if result is None else result)
         elif isinstance(error, KVStoreError):
             self._send_back(error)
         else:
