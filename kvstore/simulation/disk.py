@@ -13,7 +13,7 @@ class DiskCounts:
     """How often the faults of a disk have mattered, over all processes of its machine."""
 
     def __init__(self) -> None:
-        self.full = self.failed_reads = self.corrupt = self.failed_syncs = 0
+        self.full = self.failed_reads = self.corrupt = 0
 
 
 class SimulatedStorage(MemoryStorage):

@@ -205,7 +205,7 @@ class Faults:
         return hit
 
     async def _failing_disk(self, fault: Fault, _chance: Chance) -> bool:
-        """The next sync or write fails, and the process must end itself. After that the disk is good again."""
+        """The next sync or write fails, and the process must end itself. Then the disk is good again."""
         machines = self._those_of(fault)
         before = [machine.failures for machine in machines]
         self._fail(machines, fault.kind, fails=True)

@@ -10,6 +10,7 @@ from kvstore.core.layout import Layout, first_layout
 from kvstore.core.membership import Member
 from kvstore.core.message import Commit, Propose, Request
 from kvstore.errors import ConfigError, InvalidRequest, QuorumNotMet, StorageFailed
+from kvstore.node.ports import Kind
 from kvstore.storage.memory import MemoryStorage
 from tests.node.world import World, put, until
 
@@ -214,7 +215,9 @@ async def test_a_failed_write_stops_the_node_although_it_never_gets_as_far_as_a_
     for name in ("n1", "n2"):
         await world.start(name, n=2, expect=2)
     await world.formed()
-    world.storages["n2"].disk.fail_writes = True
+    storage = world.storages["n2"]
+    await until(lambda: storage.get(Kind.META, 0, b"first-layout-promise") is None)  # its loop has ended
+    storage.disk.fail_writes = True
     through = world.named("n2" if asked == "as coordinator" else "n1")
     with pytest.raises((QuorumNotMet, StorageFailed)):
         await put(through, b"k", b"v", w=2)
