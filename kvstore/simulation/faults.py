@@ -21,7 +21,8 @@ read-errors     whose disk
 failed-sync     whose disk; its process must stop
 write-errors    whose disk; its process must stop
 bit-flips       whose disk                                      records, at most
-wipe, restore, clone                                            see UNHANDLED
+wipe            whose disk is emptied while it is down; it comes back as a new node
+restore         who comes back with its disk as it was when the fault began
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from kvstore.simulation.machine import SimulatedMachine, World
 from kvstore.simulation.network import Effect
 from kvstore.simulation.plan import Fault
 
-UNHANDLED = ("wipe", "restore", "clone")
+UNHANDLED = ("wipe", "restore")
 """Kinds that the nodes do not survive yet; off unless asked for by name."""
 
 
@@ -232,6 +233,26 @@ class Faults:
                 hit = True
         return hit
 
+    async def _wipe(self, fault: Fault, _chance: Chance) -> bool:
+        machines = self._those_of(fault)
+        hit = [machine.crash() for machine in machines]
+        for machine in machines:
+            machine.wipe()
+        await asyncio.sleep(fault.for_s)
+        for machine in machines:
+            machine.start()
+        return any(hit)
+
+    async def _restore(self, fault: Fault, _chance: Chance) -> bool:
+        machines = self._those_of(fault)
+        copies = [machine.disk.copy() for machine in machines]
+        await asyncio.sleep(fault.for_s)
+        hit = [machine.crash() for machine in machines]
+        for machine, copy in zip(machines, copies, strict=True):
+            machine.disk = copy
+            machine.start()
+        return any(hit)
+
 
 _Handler = Callable[[Faults, Fault, Chance], Awaitable[bool]]
 _HANDLERS: dict[str, _Handler] = {
@@ -255,5 +276,7 @@ _HANDLERS: dict[str, _Handler] = {
     "failed-sync": Faults._failing_disk,
     "write-errors": Faults._failing_disk,
     "bit-flips": Faults._bit_flips,
+    "wipe": Faults._wipe,
+    "restore": Faults._restore,
 }
 KINDS = tuple(_HANDLERS)

@@ -43,7 +43,7 @@ WEIGHTS: dict[str, float] = {
 }
 """How often each kind is chosen beside the others."""
 
-LOSSY = ("bit-flips", *UNHANDLED)
+LOSSY = ("bit-flips", "wipe", "restore")
 """Kinds after which a copy may lack what it has acknowledged."""
 
 FAULTS_PER_S = 18 / 120
@@ -65,6 +65,8 @@ _SECONDS: dict[str, tuple[float, float]] = {
     "read-errors": (1.0, 4.0),
     "failed-sync": (1.0, 4.0),
     "write-errors": (1.0, 4.0),
+    "wipe": (0.2, 8.0),
+    "restore": (5.0, 40.0),
 }
 _LINK_SECONDS = (1.5, 8.0)
 

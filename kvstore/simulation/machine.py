@@ -58,9 +58,9 @@ class World(Protocol):
     bugs: list[str]
 
 
-def node_id(seed: int, name: str) -> NodeId:
-    """The identity that the first process of a machine takes."""
-    return f"{Chance(seed, 'node-id', name).bits('id', 64):032x}"
+def node_id(seed: int, name: str, wiped: int = 0) -> NodeId:
+    """The identity that the first process on an empty disk takes."""
+    return f"{Chance(seed, 'node-id', name, wiped).bits('id', 64):032x}"
 
 
 class SimulatedMachine:
@@ -71,7 +71,7 @@ class SimulatedMachine:
         self.disk, self.counts = MemoryDisk(), DiskCounts()
         self.clock = SimulatedClock(world.loop)
         self.process: Process | None = None
-        self.starts = self.failures = 0
+        self.starts = self.failures = self._wiped = 0
         self.up_wanted = False
         self._world = world
         self._chance = Chance(world.plan.seed, "machine", machine.name)
@@ -141,6 +141,13 @@ class SimulatedMachine:
         self.crash(keep=keep)
         self.up_wanted = True
         self._world.loop.call_later(RESTART_S, self.start_if_wanted)
+
+    def wipe(self) -> None:
+        """An empty disk. Whoever starts on it is somebody else: the identity was there too."""
+        self.disk.wipe()
+        self._wiped += 1
+        identity = node_id(self._world.plan.seed, self.name, self._wiped)
+        self._describe = self._describe._replace(node_id=identity)
 
     def start_if_wanted(self) -> None:
         if self.up_wanted:

@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 from kvstore.core.encoding import decode_state
 from kvstore.core.message import Get
@@ -51,7 +52,8 @@ class Run:
     converged_s: float | None
     steps: int
     messages: int
-    timeline: list[str] = field(default_factory=list)
+    timeline: list[tuple[float, str, tuple[Any, ...]]] = field(default_factory=list)
+    """(virtual time, what, fields) of faults, processes and operations, if it was asked for."""
 
 
 class World:
@@ -106,6 +108,7 @@ class World:
             converged_s,
             self.loop.steps,
             self.network.sent,
+            [line for line in self.trace.lines or () if line[1] not in ("request", "reply")],
         )
 
     async def _formed(self) -> None:
