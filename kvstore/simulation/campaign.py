@@ -19,6 +19,7 @@ from typing import Any
 from kvstore.simulation.checker import Verdict, judge
 from kvstore.simulation.generator import Shape, plan_of
 from kvstore.simulation.history import Ended, Kind
+from kvstore.simulation.loop import Deadlock, TooManySteps
 from kvstore.simulation.plan import Plan
 from kvstore.simulation.probes import EXPECTED
 from kvstore.simulation.world import Run, simulate
@@ -110,7 +111,10 @@ def why_invalid(run: Run) -> list[str]:
 
 def run_plan(plan: Plan, *, replay: str = "") -> Report:
     began_s = time.process_time()
-    run = simulate(plan)
+    try:
+        run = simulate(plan)
+    except (Deadlock, TooManySteps) as error:
+        return Report(plan.seed, FAILED, "", {"bug": 1}, [f"bug: {error.detail}"], replay=replay)
     return report_of(run, seconds=time.process_time() - began_s, replay=replay)
 
 

@@ -92,6 +92,7 @@ class Clients:
                 return
             if not isinstance(error, KVStoreError):
                 self._bugs.append(f"{machine.name}: serving a client: {error!r}")
+                error = RequestTimeout("the node's handler broke")
             _settle(answer, error)
 
         def begin() -> None:

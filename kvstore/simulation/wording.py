@@ -67,13 +67,13 @@ def cluster_of(path: Path) -> tuple[tuple[Machine, ...], dict[str, int]]:
         if not all(isinstance(value, str) for value in node.values()) or not node.get("name"):
             raise ConfigError(f"{path}: a node needs a name; name, zone and host are text")
         machines.append(Machine(node["name"], node.get("zone", ""), node.get("host", "")))
-    counts: dict[str, int] = {name: value for name, value in table.items() if name in _COUNTS}
-    if not all(isinstance(count, int) and count > 0 for count in counts.values()):
+    counts: dict[str, Any] = {name: value for name, value in table.items() if name in _COUNTS}
+    if not all(type(count) is int and count > 0 for count in counts.values()):
         raise ConfigError(f"{path}: n, r and w are counts of nodes")
     return tuple(machines), counts
 
 
-def _refuse_unknown(path: Path, table: Any, known: set[str]) -> None:
+def _refuse_unknown(path: Path, table: object, known: set[str]) -> None:
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: nodes are tables, [[nodes]]")
     if unknown := sorted(table.keys() - known):
