@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +31,7 @@ def traces_in_a_fresh_interpreter(
     if python == sys.executable:
         environment["PYTHONPATH"] = path
     else:
-        environment["PYTHONPATH"] = os.getcwd()  # its own libraries, our code
+        environment["PYTHONPATH"] = str(Path.cwd())  # its own libraries, our code
     arguments = [python, "-c", _CODE, str(duration_s), *map(str, seeds)]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout.split()
@@ -63,11 +64,8 @@ def test_different_seeds_are_different_runs() -> None:
 @pytest.mark.slow
 def test_whole_runs_twice_in_fresh_interpreters() -> None:
     seeds = list(range(0, 300, 100))
-    ours, theirs, others = (
-        traces_in_a_fresh_interpreter(seeds, hash_seed, duration_s=120.0)
-        for hash_seed in ("1", "2", "random")
-    )
-    assert ours == theirs == others
+    ours, theirs = (traces_in_a_fresh_interpreter(seeds, h, duration_s=120.0) for h in ("1", "random"))
+    assert ours == theirs
 
 
 @pytest.mark.slow
