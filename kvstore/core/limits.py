@@ -36,6 +36,12 @@ class Limits:
     peer_in_flight_max: int = 4096  # calls without an answer to one peer; more is PeerUnreachable at once
     peer_outbox_bytes_max: int = 16 * MIB  # bytes not yet taken by the kernel, per peer
 
+    # What is kept for nodes that are away.
+    hint_bytes_max: int = 1024 * MIB  # on this node's disk; at the cap hints are refused
+    hints_max: int = 1_000_000  # each takes a key in the engine's index
+    handoff_in_flight_max: int = 16  # hints on their way at once; each is merged and synced at its target
+    handoff_bytes_per_s: int = 16 * MIB  # a node that comes back has clients to serve as well
+
     # How long.
     header_timeout_s: float = 5.0
     body_timeout_s: float = 30.0

@@ -21,9 +21,9 @@ from kvstore.core.membership import Member, NodeId
 class Receipt(NamedTuple):
     """What happened to one request, replica by replica.
 
-    `replicas`: (node, milliseconds, what it did: ok, same, newer, error name) in order of arrival.
+    `replicas`: (node, milliseconds, what it did: ok, same, older; hinted for a stand-in) in order of arrival.
     `hinted`: homes that a stand-in answered for. `repairs`: replicas that were sent what they lacked.
-    `required` of `n` homes had to answer, `acks` did.
+    `required` of `n` homes had to answer, `acks` did, stand-ins among them where the request was sloppy.
     """
 
     coordinator: NodeId
@@ -37,7 +37,10 @@ class Receipt(NamedTuple):
 
 
 class Get(NamedTuple):
-    """Read one key. None means: as the bucket says. `session`: encoded context the answer must cover."""
+    """Read one key. None means: as the bucket says. `session`: encoded context the answer must cover.
+
+    `sloppy`: stand-ins that hold hints may count where homes do not answer; never for a monotonic read.
+    """
 
     bucket: str
     key: bytes
@@ -48,6 +51,7 @@ class Get(NamedTuple):
     session: bytes = b""
     timeout_ms: int = 2000
     forwarded: bool = False
+    sloppy: bool | None = None
 
 
 class Got(NamedTuple):
@@ -64,7 +68,8 @@ class Put(NamedTuple):
     `context`: encoded context the writer has seen, None for a blind write, whose meaning is `mode`
     (overwrite, sibling, reject; None: as the bucket says). `if_match`: ETag that must be current, or
     "*" for any value; `if_absent`: no value may be current. `operation_id` names the write: sent
-    again, it is the same write. `ttl_ms` None: as the bucket says, 0: never.
+    again, it is the same write. `ttl_ms` None: as the bucket says, 0: never. `sloppy`: a stand-in's copy
+    counts towards W where a home does not answer; None: as the bucket says.
     """
 
     bucket: str
@@ -85,6 +90,7 @@ class Put(NamedTuple):
     pw: int | None = None
     timeout_ms: int = 2000
     forwarded: bool = False
+    sloppy: bool | None = None
 
 
 class Written(NamedTuple):
@@ -231,6 +237,38 @@ class BucketHeld(NamedTuple):
     record: BucketRecord | None
 
 
+# --- copies kept for nodes that are away ----------------------------------------------------------------
+
+
+class StoreHint(NamedTuple):
+    """Keep this state for `target`, a home that did not take it. Otherwise as Store."""
+
+    partition: int
+    key: bytes
+    state: bytes
+    target: NodeId
+    sync: bool = True
+    hlc_time: int = 0
+
+
+class FetchHints(NamedTuple):
+    """What a node keeps of one key for others.
+
+    `durable`: answer when it is on disk; a hint that is gone then stays gone through a crash.
+    """
+
+    partition: int
+    key: bytes
+    durable: bool = False
+
+
+class HintsHeld(NamedTuple):
+    """The merge of all hints of the key, and for whom they are; b"" says nothing about the key."""
+
+    state: bytes
+    targets: tuple[NodeId, ...] = ()
+
+
 Request = (
     Get
     | Put
@@ -244,8 +282,22 @@ Request = (
     | Release
     | StoreBucket
     | FetchBucket
+    | StoreHint
+    | FetchHints
 )
-Reply = Got | Written | Held | Stored | Scanned | Gossiped | ClusterState | Promised | Done | BucketHeld
+Reply = (
+    Got
+    | Written
+    | Held
+    | Stored
+    | Scanned
+    | Gossiped
+    | ClusterState
+    | Promised
+    | Done
+    | BucketHeld
+    | HintsHeld
+)
 
 REPLY_OF: dict[type[Request], type[Reply]] = {
     Get: Got,
@@ -260,5 +312,7 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     Release: Done,
     StoreBucket: Done,
     FetchBucket: BucketHeld,
+    StoreHint: Stored,
+    FetchHints: HintsHeld,
 }
 """Order matters: the position is the number on the wire. Append only."""

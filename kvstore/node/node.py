@@ -25,10 +25,12 @@ from kvstore.core.message import (
     Done,
     FetchBucket,
     FetchCluster,
+    FetchHints,
     Get,
     Gossip,
     Got,
     Held,
+    HintsHeld,
     Propose,
     Put,
     Read,
@@ -39,6 +41,7 @@ from kvstore.core.message import (
     Store,
     StoreBucket,
     Stored,
+    StoreHint,
     Written,
 )
 from kvstore.core.quorum import Outcome, Tally, majority
@@ -50,11 +53,14 @@ from kvstore.node.explain import Explainer
 from kvstore.node.fan_out import FanOut
 from kvstore.node.formation import Formation
 from kvstore.node.gossip import GossipLoop
+from kvstore.node.hint_store import HintStore
+from kvstore.node.hinted_handoff import HintedHandoff
 from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.replica import Replica
 from kvstore.node.scan import Page, Scanner, scan_here
+from kvstore.node.stand_ins import StandIns
 
 BACKGROUND_TASKS_MAX = 1024
 _STORED = Stored()
@@ -95,12 +101,33 @@ class Node:
         self.time = HybridTime(wall, limits.clock_skew_max_s)
         self.replica = Replica(storage, random, self.time, limits)
         self.reach = Reach(self._loop)
+        self.hints = HintStore(storage, wall, limits)
+        self.handoff = HintedHandoff(
+            view=self.view,
+            buckets=self.registry,
+            hints=self.hints,
+            replica=self.replica,
+            peers=peers,
+            reach=self.reach,
+            random=random,
+            limits=limits,
+            report=report,
+        )
         self.coordinator = Coordinator(
             view=self.view,
             buckets=self.registry,
             replica=self.replica,
             peers=peers,
             reach=self.reach,
+            stand_ins=StandIns(
+                view=self.view,
+                hints=self.hints,
+                reach=self.reach,
+                random=random,
+                time=self.time,
+                limits=limits,
+                now=wall.elapsed_s,
+            ),
             wall=wall,
             limits=limits,
             spawn=self.spawn,
@@ -113,7 +140,9 @@ class Node:
             reach=self.reach,
             limits=limits,
         )
-        self._explainer = Explainer(self.view, self.registry, self.replica, peers, self.reach, limits)
+        self._explainer = Explainer(
+            self.view, self.registry, self.replica, self.hints, peers, self.reach, limits
+        )
         self.gossip = GossipLoop(
             view=self.view,
             buckets=self.registry,
@@ -150,6 +179,8 @@ class Node:
             Release: lambda request: self._as_task(self._done(forming.release(request.proposer))),
             StoreBucket: self._store_bucket,
             FetchBucket: lambda request: BucketHeld(self.registry.record(request.name)),
+            StoreHint: self._store_hint,
+            FetchHints: self._fetch_hints,
         }
 
     # --- life -----------------------------------------------------------------------------------------
@@ -161,7 +192,9 @@ class Node:
         for member in self.view.members.values():
             if member.node_id != self.node_id:
                 self._peers.learn(member.node_id, member.rpc_address)
+        await self.hints.start()
         self._start_loop("gossip", self.gossip.run())
+        self._start_loop("handoff", self.handoff.run())
         if self.view.layout is None:
             self._start_loop("formation", self._formation.run())
 
@@ -310,6 +343,10 @@ class Node:
     def layout(self) -> dict[str, Any] | None:
         return self._explainer.layout()
 
+    def pending_hints(self) -> dict[str, Any]:
+        """What this node keeps for others."""
+        return self.handoff.describe(self.wall.now_ms())
+
     def readiness(self) -> list[tuple[str, bool, str]]:
         """(check, holds, what it says)."""
         layout = self.view.layout
@@ -337,16 +374,44 @@ class Node:
 
     def _store(self, request: Store) -> Reply | asyncio.Future[Reply]:
         if request.hlc_time and not self.time.seen(request.hlc_time):
-            ahead_ms = wall_ms_of(request.hlc_time) - self.wall.now_ms()
-            raise InvalidRequest(f"the write's time is {ahead_ms} ms ahead of this node's clock: clock skew")
+            raise self._ahead(request.hlc_time)
         self.replica.store(request.partition, request.key, request.state)
         if not request.sync:
             return _STORED
         reply: asyncio.Future[Reply] = self._loop.create_future()
-        self.replica.sync().add_done_callback(partial(self._synced, reply))
+        self.replica.sync().add_done_callback(partial(self._synced, reply, _STORED))
         return reply
 
-    def _synced(self, reply: asyncio.Future[Reply], durable: asyncio.Future[None]) -> None:
+    def _ahead(self, hlc_time: int) -> InvalidRequest:
+        ahead_ms = wall_ms_of(hlc_time) - self.wall.now_ms()
+        return InvalidRequest(f"the write's time is {ahead_ms} ms ahead of this node's clock: clock skew")
+
+    def _store_hint(self, request: StoreHint) -> Reply | asyncio.Future[Reply]:
+        partition, key, state, target, sync, hlc_time = request
+        if target == self.node_id:
+            return self._store(Store(partition, key, state, sync, hlc_time))
+        if hlc_time and not self.time.seen(hlc_time):
+            raise self._ahead(hlc_time)
+        self.hints.keep(partition, key, target, state, hlc_time)
+        delay_s = self.hints.delay_s()
+        if not sync and not delay_s:
+            return _STORED
+        reply: asyncio.Future[Reply] = self._loop.create_future()
+        self._loop.call_later(delay_s, self._when_synced, reply, _STORED)
+        return reply
+
+    def _fetch_hints(self, request: FetchHints) -> Reply | asyncio.Future[Reply]:
+        held = HintsHeld(*self.hints.held(request.partition, request.key))
+        if not request.durable:
+            return held
+        reply: asyncio.Future[Reply] = self._loop.create_future()
+        self._when_synced(reply, held)
+        return reply
+
+    def _when_synced(self, reply: asyncio.Future[Reply], answer: Reply) -> None:
+        self._storage.sync().add_done_callback(partial(self._synced, reply, answer))
+
+    def _synced(self, reply: asyncio.Future[Reply], answer: Reply, durable: asyncio.Future[None]) -> None:
         error = durable.exception()
         if error is not None:
             if isinstance(error, StorageFailed):
@@ -354,7 +419,7 @@ class Node:
             if not reply.done():
                 reply.set_exception(error)
         elif not reply.done():
-            reply.set_result(_STORED)
+            reply.set_result(answer)
 
     def _store_bucket(self, request: StoreBucket) -> asyncio.Future[Reply]:
         self.registry.merge([request.record])

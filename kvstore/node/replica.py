@@ -136,7 +136,7 @@ class Replica:
         self._storage.apply(
             [
                 (Kind.DATA, partition, key, encoded),
-                (Kind.COPY, partition, b"", _copy_bytes(dot)),
+                (Kind.COPY, partition, b"", copy_bytes(dot)),
             ]
         )
         copy.counter = dot[1]
@@ -193,7 +193,7 @@ class Replica:
             stored = None
         if stored is None:
             return self._renew(partition)
-        copy = _Copy(int.from_bytes(stored[:_ID_BYTES], "big"), int.from_bytes(stored[_ID_BYTES:], "big"))
+        copy = _Copy(*dot_of(stored))
         self._copies[partition] = copy
         return copy
 
@@ -219,8 +219,13 @@ class Replica:
             )
 
 
-def _copy_bytes(dot: Dot) -> bytes:
+def copy_bytes(dot: Dot) -> bytes:
+    """The record of a copy: the last dot it made."""
     return dot[0].to_bytes(_ID_BYTES, "big") + dot[1].to_bytes(8, "big")
+
+
+def dot_of(stored: bytes) -> Dot:
+    return int.from_bytes(stored[:_ID_BYTES], "big"), int.from_bytes(stored[_ID_BYTES:], "big")
 
 
 def _without_forgotten(incoming: bytes, replica_id: int, mine: bytes | None) -> bytes:
