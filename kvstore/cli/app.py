@@ -23,6 +23,7 @@ VERBS = {
     "bucket": "kvstore.cli.bucket:bucket",
     "status": "kvstore.cli.cluster:status",
     "explain": "kvstore.cli.cluster:explain",
+    "hints": "kvstore.cli.hints:hints",
     "serve": "kvstore.cli.serve:serve",
     "config": "kvstore.cli.settings:config",
     "keygen": "kvstore.cli.settings:keygen",

@@ -45,6 +45,7 @@ _READ = (
     _N,
     _option("r", _COUNT, "Replicas that must answer"),
     _option("pr", _COUNT_OR_NONE, "How many of these must be homes of the key"),
+    _option("sloppy", _FLAG, "Whether stand-ins may answer for homes that do not; not if monotonic"),
     _option(
         "read",
         {"type": "string", "enum": ["monotonic"]},
@@ -64,6 +65,7 @@ _DELETE = (
     _N,
     _option("w", _COUNT, "Replicas that must hold it"),
     _option("pw", _COUNT_OR_NONE, "How many of these must be homes of the key"),
+    _option("sloppy", _FLAG, "Whether a stand-in's copy counts where a home does not answer"),
     _option("dw", _COUNT_OR_NONE, "Durable copies to wait for; 0: do not wait for the disk"),
     _option(
         "mode",
@@ -160,6 +162,8 @@ def admin_routes(admin: AdminRoutes) -> tuple[Route, ...]:
               (_header("If-None-Match", "304 if the ETag is still this"),), {}, (503,)),
         Route("GET", "/v1/explain/{bucket}/{key}", admin.explain, "The homes of a key, and what each holds",
               json_of(_OBJECT), (), {}, (503,)),
+        Route("GET", "/v1/hints", admin.hints, "What this node keeps for nodes that are away",
+              json_of(_ref("Hints"))),
         Route("GET", "/livez", admin.livez, "The process answers", (Answer(200, "It does", text),),
               is_open=True, is_admitted=False),
         Route("GET", "/readyz", admin.readyz, "The node can serve",

@@ -12,6 +12,7 @@ from kvstore.errors import ConfigError
 from kvstore.httpapi.app import App
 from kvstore.httpapi.connection import Connection, ConnectionPool, Refusal
 from kvstore.httpapi.metrics import Metrics
+from kvstore.httpapi.node_metrics import NodeMetrics
 from kvstore.httpapi.service import Service
 
 _LINGER_S = 1.0  # reading on after an early answer, so that closing does not reset it away
@@ -35,6 +36,7 @@ class HttpServer:
     ) -> None:
         limits = service.limits
         self.metrics = metrics or Metrics()
+        self.metrics.registry.register(NodeMetrics(service))
         self._limits = limits
         self._app = App(service, self.metrics, client_token=client_token, report=report)
         self._pool = ConnectionPool(

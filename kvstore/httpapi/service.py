@@ -64,5 +64,8 @@ class Service(Protocol):
 
     async def explain(self, bucket: str, key: bytes, /) -> dict[str, Any]: ...
 
+    def pending_hints(self) -> dict[str, Any]:
+        """Ready for JSON: what this node keeps for others, by target."""
+
     def readiness(self) -> list[tuple[str, bool, str]]:
         """(check, holds, what it says)."""

@@ -187,5 +187,19 @@ class FakeService:
         self._fail()
         return {"bucket": bucket, "homes": [{"id": NODE_ID, "answer": "nothing"}]}
 
+    def pending_hints(self) -> dict[str, Any]:
+        away = {"id": PEER_ID, "name": "n2", "count": 3, "bytes": 300, "oldest_age_s": 1.5}
+        return {
+            "node": "n1",
+            "count": 3,
+            "bytes": 300,
+            "count_max": 10,
+            "bytes_max": 1000,
+            "delivered": 7,
+            "dropped": 1,
+            "marks": 1,
+            "targets": [{**away, "in_reach": False, "next_attempt_s": None}],
+        }
+
     def readiness(self) -> list[tuple[str, bool, str]]:
         return self.ready
