@@ -39,8 +39,8 @@ def hints(nodes: str | None, timeout_s: float | None, output: str) -> None:
     if not answers:
         raise failed[-1]
     emit(output, answers, lines(answers))
-    for error in failed:
-        report(error)
+    for each in failed:
+        report(each)
 
 
 def lines(answers: Iterable[dict[str, Any]]) -> list[str]:

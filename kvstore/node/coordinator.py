@@ -18,6 +18,7 @@ from kvstore.core.encoding import (
     decode_context,
     digest,
     encode_context,
+    encode_context_of,
     etag,
     read_own,
 )
@@ -40,7 +41,7 @@ from kvstore.errors import (
 )
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
-from kvstore.node.fan_out import FanOut, Hinted
+from kvstore.node.fan_out import FanOut, Hinted, Instead
 from kvstore.node.forwarding import Forwarding
 from kvstore.node.ports import Peers, WallClock
 from kvstore.node.reach import Reach
@@ -157,7 +158,7 @@ class Coordinator:
             elif sloppy:
                 self._stand_ins.ask_for_hints(reads, read.partition, read.key, homes, deadline_s)
 
-        reads = FanOut(self._loop, self._peers, self._reach, self._now, tally, instead)
+        reads = self._fan_out(tally, instead)
         few = sloppy and not (to_ask and self._reach(others[to_ask - 1]))
         for _ in range(to_ask):
             reads.ask(others.pop(0), read, deadline_s)
@@ -225,8 +226,10 @@ class Coordinator:
         hinted: Hinted = (),
     ) -> Got:
         replicas = tuple(
-            (node, elapsed_s * 1000, "same" if held == state else "older")
-            for node, elapsed_s, held in answers
+            [
+                (node, elapsed_s * 1000, "same" if held == state else "older")
+                for node, elapsed_s, held in answers
+            ]
         )
         acks = len(answers) + len(hinted)
         receipt = self._receipt(quorum.n, quorum.r, acks, replicas, repairs, hinted)
@@ -272,17 +275,11 @@ class Coordinator:
         )
 
         hlc_time = minted.hlc_time if properties.last_write_wins else 0
-        store = Store(partition, key, minted.state, sync, hlc_time)
+        store = Store(partition, key, minted.state, sync, hlc_time, minted.base, minted.dot[0])
         timeout_s = request.timeout_ms / 1000
-        votes = FanOut(
-            self._loop,
-            self._peers,
-            self._reach,
-            self._now,
-            Tally(asked=len(here), need=quorum.w, need_primaries=quorum.pw),
-            partial(self._stand_ins.home_failed, store, homes, sloppy, timeout_s),
-        )
-        deadline_s = min(self._limits.peer_deadline_s, timeout_s)
+        instead = partial(self._stand_ins.home_failed, store, homes, sloppy, timeout_s)
+        votes = self._fan_out(Tally(asked=len(here), need=quorum.w, need_primaries=quorum.pw), instead)
+        deadline_s = self._peer_deadline_s(request.timeout_ms)
         for node in here:
             if node != me:
                 votes.ask(node, store, deadline_s)
@@ -296,10 +293,11 @@ class Coordinator:
         if await votes.decided() is Outcome.LOST:
             raise _lost(votes, quorum.w, 0, self._view, outcome="unknown")
 
-        context = (token or EMPTY_CONTEXT).add(minted.dot)
-        replicas = tuple((node, elapsed_s * 1000, "ok") for node, _, elapsed_s in votes.answers)
+        dot, siblings = minted.dot, minted.siblings
+        context = encode_context_of(dot) if token is None else encode_context(token.add(dot))
+        replicas = tuple([(node, elapsed_s * 1000, "ok") for node, _, elapsed_s in votes.answers])
         receipt = self._receipt(quorum.n, quorum.w, votes.tally.acks, replicas, 0, votes.hinted)
-        return Written(encode_context(context), etag(minted.siblings), len(minted.siblings), receipt)
+        return Written(context, etag(siblings), len(siblings), receipt)
 
     def _version(self, request: Put, properties: BucketProperties) -> Version:
         ttl_ms = int(properties.ttl_s * 1000) if request.ttl_ms is None else request.ttl_ms
@@ -343,9 +341,7 @@ class Coordinator:
     ) -> FanOut:
         """Send the merge to those that lack some of it; returns when all have answered or failed."""
         me = self._view.me.node_id
-        votes = FanOut(
-            self._loop, self._peers, self._reach, self._now, Tally(asked=len(lacking), need=len(lacking))
-        )
+        votes = self._fan_out(Tally(asked=len(lacking), need=len(lacking)))
         for node in lacking:
             if node == me:
                 self._replica.store(partition, key, state)
@@ -360,6 +356,9 @@ class Coordinator:
         votes = await repair
         if have + votes.tally.acks < quorum.r:
             raise _lost(votes, quorum.r, have, self._view, outcome="failed")
+
+    def _fan_out(self, tally: Tally, instead: Instead | None = None) -> FanOut:
+        return FanOut(self._loop, self._peers, self._reach, self._now, tally, instead)
 
     def _receipt(
         self, n: int, required: int, acks: int, replicas: Replicas, repairs: int, hinted: Hinted = ()

@@ -123,25 +123,21 @@ class FanOut:
             await self._decided
 
     def _own(self, node: NodeId, answer: Reply, home: NodeId | None, durable: asyncio.Future[None]) -> None:
-        error = PeerTimeout("cancelled") if durable.cancelled() else durable.exception()
+        error = durable.exception()
         if error is None:
             self.vote_now(node, answer, home)
-            return
-        known = error if isinstance(error, KVStoreError) else KVStoreError(str(error))
-        self.failures.append((node, known, self._now() - self.started_s))
-        self._count(ack=False, primary=home is None)
+        else:
+            self._failed(node, error)
+            self._count(ack=False, primary=home is None)
 
     def _arrived(self, node: NodeId, call: asyncio.Future[Reply]) -> None:
-        elapsed_s = self._now() - self.started_s
         error: BaseException | None = PeerTimeout("cancelled") if call.cancelled() else call.exception()
         if error is None:
             self._reach.succeeded(node)
-            self.answers.append((node, call.result(), elapsed_s))
+            self.answers.append((node, call.result(), self._now() - self.started_s))
             self._count(ack=True)
             return
-        known = self._reach.heard(node, call)
-        assert known is not None
-        self.failures.append((node, known, elapsed_s))
+        known = self._failed(node, self._reach.heard(node, call) or error)
         if self._instead is not None:
             self._instead(self, node, known)
         self._count(ack=False)
@@ -154,21 +150,25 @@ class FanOut:
         instead: Callable[[], None] | None,
         call: asyncio.Future[Reply],
     ) -> None:
-        elapsed_s = self._now() - self.started_s
-        error = self._reach.heard(node, call)
+        error: BaseException | None = self._reach.heard(node, call)
         if error is None:
             answer = call.result()
             if not isinstance(answer, HintsHeld) or answer.state:
-                self.hinted += ((node, answer, elapsed_s, home),)
+                self.hinted += ((node, answer, self._now() - self.started_s, home),)
                 if counts:
                     self._count(ack=True, primary=False)
                 return
             error = NotFound("it keeps no hint of the key, which says nothing about the key")
-        self.failures.append((node, error, elapsed_s))
+        self._failed(node, error)
         if instead is not None:
             instead()
         if counts:
             self._count(ack=False, primary=False)
+
+    def _failed(self, node: NodeId, error: BaseException) -> KVStoreError:
+        known = error if isinstance(error, KVStoreError) else KVStoreError(str(error))
+        self.failures.append((node, known, self._now() - self.started_s))
+        return known
 
     def _count(self, *, ack: bool, primary: bool = True) -> None:
         self.tally.count(ack=ack, primary=primary)

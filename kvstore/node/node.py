@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from functools import partial
+from contextlib import suppress
 from typing import Any, cast
 
 from kvstore.core.bucket import BucketProperties, check_bucket_name, properties_from
 from kvstore.core.encoding import digest
-from kvstore.core.hybrid_clock import wall_ms_of
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
 from kvstore.core.message import (
@@ -30,7 +29,6 @@ from kvstore.core.message import (
     Gossip,
     Got,
     Held,
-    HintsHeld,
     Propose,
     Put,
     Read,
@@ -45,7 +43,14 @@ from kvstore.core.message import (
     Written,
 )
 from kvstore.core.quorum import Outcome, Tally, majority
-from kvstore.errors import InvalidRequest, KVStoreError, NotReady, QuorumNotMet, StorageFailed
+from kvstore.errors import (
+    InvalidRequest,
+    KVStoreError,
+    NotReady,
+    QuorumNotMet,
+    StorageError,
+    StorageFailed,
+)
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.coordinator import Coordinator
@@ -53,14 +58,12 @@ from kvstore.node.explain import Explainer
 from kvstore.node.fan_out import FanOut
 from kvstore.node.formation import Formation
 from kvstore.node.gossip import GossipLoop
-from kvstore.node.hint_store import HintStore
-from kvstore.node.hinted_handoff import HintedHandoff
+from kvstore.node.hinting import Hinting, too_far_ahead
 from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.replica import Replica
 from kvstore.node.scan import Page, Scanner, scan_here
-from kvstore.node.stand_ins import StandIns
 
 BACKGROUND_TASKS_MAX = 1024
 _STORED = Stored()
@@ -99,17 +102,18 @@ class Node:
         self.registry = BucketRegistry(storage, defaults)
         self.registry.start()
         self.time = HybridTime(wall, limits.clock_skew_max_s)
-        self.replica = Replica(storage, random, self.time, limits)
+        self.replica = Replica(storage, random, self.time, limits, self._sync_failed)
         self.reach = Reach(self._loop)
-        self.hints = HintStore(storage, wall, limits)
-        self.handoff = HintedHandoff(
+        self.hinting = Hinting(
             view=self.view,
             buckets=self.registry,
-            hints=self.hints,
             replica=self.replica,
+            storage=storage,
             peers=peers,
             reach=self.reach,
+            wall=wall,
             random=random,
+            time=self.time,
             limits=limits,
             report=report,
         )
@@ -119,19 +123,13 @@ class Node:
             replica=self.replica,
             peers=peers,
             reach=self.reach,
-            stand_ins=StandIns(
-                view=self.view,
-                hints=self.hints,
-                reach=self.reach,
-                random=random,
-                time=self.time,
-                limits=limits,
-                now=wall.elapsed_s,
-            ),
+            stand_ins=self.hinting.stand_ins,
             wall=wall,
             limits=limits,
             spawn=self.spawn,
         )
+        self.get: Callable[[Get], Coroutine[Any, Any, Got]] = self.coordinator.get
+        self.put: Callable[[Put], Coroutine[Any, Any, Written]] = self.coordinator.put
         self._scanner = Scanner(
             view=self.view,
             buckets=self.registry,
@@ -140,31 +138,36 @@ class Node:
             reach=self.reach,
             limits=limits,
         )
-        self._explainer = Explainer(
-            self.view, self.registry, self.replica, self.hints, peers, self.reach, limits
-        )
+        kept = self.hinting.kept
+        self._explainer = Explainer(self.view, self.registry, self.replica, kept, peers, self.reach, limits)
+        self._meet(random, seeds, bootstrap_expect)
+        self._handlers = self._answers_to_peers()
+
+    def _meet(self, random: Random, seeds: tuple[str, ...], expect: int) -> None:
+        """The parts that find the other nodes."""
         self.gossip = GossipLoop(
             view=self.view,
             buckets=self.registry,
-            peers=peers,
+            peers=self._peers,
             reach=self.reach,
-            wall=wall,
+            wall=self.wall,
             random=random,
             seeds=seeds,
             on_twin=self._remembered_by_others,
-            report=report,
+            report=self._report,
         )
         self._formation = Formation(
             view=self.view,
-            storage=storage,
-            peers=peers,
+            storage=self._storage,
+            peers=self._peers,
             random=random,
-            expect=bootstrap_expect,
-            report=report,
+            expect=expect,
+            report=self._report,
         )
-        self._handlers = self._answers_to_peers()
 
-    def _answers_to_peers(self) -> dict[type[Request], Callable[[Any], Reply | asyncio.Future[Reply]]]:
+    def _answers_to_peers(
+        self,
+    ) -> dict[type[Request], Callable[[Any], Reply | asyncio.Future[Reply] | asyncio.Future[None]]]:
         forming = self._formation
         return {
             Read: self._read,
@@ -179,8 +182,8 @@ class Node:
             Release: lambda request: self._as_task(self._done(forming.release(request.proposer))),
             StoreBucket: self._store_bucket,
             FetchBucket: lambda request: BucketHeld(self.registry.record(request.name)),
-            StoreHint: self._store_hint,
-            FetchHints: self._fetch_hints,
+            StoreHint: self.hinting.store,
+            FetchHints: self.hinting.fetch,
         }
 
     # --- life -----------------------------------------------------------------------------------------
@@ -192,9 +195,9 @@ class Node:
         for member in self.view.members.values():
             if member.node_id != self.node_id:
                 self._peers.learn(member.node_id, member.rpc_address)
-        await self.hints.start()
+        await self.hinting.kept.start()
         self._start_loop("gossip", self.gossip.run())
-        self._start_loop("handoff", self.handoff.run())
+        self._start_loop("handoff", self.hinting.handoff.run())
         if self.view.layout is None:
             self._start_loop("formation", self._formation.run())
 
@@ -205,6 +208,8 @@ class Node:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(StorageError):  # then the stop is not clean, and the ids are given up
+            self.replica.stop()
         await self._storage.close()
 
     def drain(self) -> None:
@@ -253,12 +258,6 @@ class Node:
 
     def name_of(self, node: NodeId) -> str:
         return self.view.name_of(node)
-
-    async def get(self, request: Get) -> Got:
-        return await self.coordinator.get(request)
-
-    async def put(self, request: Put) -> Written:
-        return await self.coordinator.put(request)
 
     async def scan(
         self,
@@ -345,7 +344,7 @@ class Node:
 
     def pending_hints(self) -> dict[str, Any]:
         """What this node keeps for others."""
-        return self.handoff.describe(self.wall.now_ms())
+        return self.hinting.describe()
 
     def readiness(self) -> list[tuple[str, bool, str]]:
         """(check, holds, what it says)."""
@@ -362,8 +361,13 @@ class Node:
 
     # --- what peers ask -------------------------------------------------------------------------------
 
-    def serve(self, sender: NodeId, request: Request, deadline_s: float) -> Reply | asyncio.Future[Reply]:
-        """Answer a peer, at once or later. Raises KVStoreError."""
+    def serve(
+        self, sender: NodeId, request: Request, deadline_s: float
+    ) -> Reply | asyncio.Future[Reply] | asyncio.Future[None]:
+        """Answer a peer, at once or later; a future of None stands for the reply without fields.
+
+        Raises KVStoreError.
+        """
         return self._handlers[type(request)](request)
 
     def _read(self, request: Read) -> Held:
@@ -372,54 +376,16 @@ class Node:
             return _SAME
         return Held(False, state)
 
-    def _store(self, request: Store) -> Reply | asyncio.Future[Reply]:
-        if request.hlc_time and not self.time.seen(request.hlc_time):
-            raise self._ahead(request.hlc_time)
-        self.replica.store(request.partition, request.key, request.state)
-        if not request.sync:
-            return _STORED
-        reply: asyncio.Future[Reply] = self._loop.create_future()
-        self.replica.sync().add_done_callback(partial(self._synced, reply, _STORED))
-        return reply
-
-    def _ahead(self, hlc_time: int) -> InvalidRequest:
-        ahead_ms = wall_ms_of(hlc_time) - self.wall.now_ms()
-        return InvalidRequest(f"the write's time is {ahead_ms} ms ahead of this node's clock: clock skew")
-
-    def _store_hint(self, request: StoreHint) -> Reply | asyncio.Future[Reply]:
-        partition, key, state, target, sync, hlc_time = request
-        if target == self.node_id:
-            return self._store(Store(partition, key, state, sync, hlc_time))
+    def _store(self, request: Store) -> Reply | asyncio.Future[None]:
+        partition, key, state, sync, hlc_time, base, writer = request
         if hlc_time and not self.time.seen(hlc_time):
-            raise self._ahead(hlc_time)
-        self.hints.keep(partition, key, target, state, hlc_time)
-        delay_s = self.hints.delay_s()
-        if not sync and not delay_s:
-            return _STORED
-        reply: asyncio.Future[Reply] = self._loop.create_future()
-        self._loop.call_later(delay_s, self._when_synced, reply, _STORED)
-        return reply
+            raise too_far_ahead(hlc_time, self.wall.now_ms())
+        self.replica.store(partition, key, state, base, writer)
+        return self.replica.sync() if sync else _STORED
 
-    def _fetch_hints(self, request: FetchHints) -> Reply | asyncio.Future[Reply]:
-        held = HintsHeld(*self.hints.held(request.partition, request.key))
-        if not request.durable:
-            return held
-        reply: asyncio.Future[Reply] = self._loop.create_future()
-        self._when_synced(reply, held)
-        return reply
-
-    def _when_synced(self, reply: asyncio.Future[Reply], answer: Reply) -> None:
-        self._storage.sync().add_done_callback(partial(self._synced, reply, answer))
-
-    def _synced(self, reply: asyncio.Future[Reply], answer: Reply, durable: asyncio.Future[None]) -> None:
-        error = durable.exception()
-        if error is not None:
-            if isinstance(error, StorageFailed):
-                self.fail(error)
-            if not reply.done():
-                reply.set_exception(error)
-        elif not reply.done():
-            reply.set_result(answer)
+    def _sync_failed(self, error: BaseException) -> None:
+        if isinstance(error, StorageFailed):
+            self.fail(error)
 
     def _store_bucket(self, request: StoreBucket) -> asyncio.Future[Reply]:
         self.registry.merge([request.record])

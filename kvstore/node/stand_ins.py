@@ -21,7 +21,7 @@ from kvstore.core.preference_list import stand_ins
 from kvstore.core.quorum import Quorum
 from kvstore.core.read_repair import merged
 from kvstore.core.sibling import Version
-from kvstore.core.vector_clock import CausalContext, Dot
+from kvstore.core.vector_clock import CausalContext
 from kvstore.errors import KVStoreError, PeerRefused, QuorumUnavailable, RequestError, StorageError, named
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.fan_out import FanOut, Hinted
@@ -29,7 +29,7 @@ from kvstore.node.hint_store import HintStore
 from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.ports import Kind, Random, Storage, Write
 from kvstore.node.reach import Reach
-from kvstore.node.replica import Minted, Replica, copy_bytes, dot_of
+from kvstore.node.replica import Minted, Replica
 
 READ_STAND_INS_PER_HOME = 2  # hints lie with the first nodes of the list that were in reach at the time
 
@@ -212,8 +212,7 @@ class StandInCopy:
         self._hints, self._random, self._time, self._limits = hints, random, time, limits
         self._homes = homes
         self.target = homes[0]
-        self._key, self._held, self._timed = b"", b"", False
-        self._last: Dot | None = None
+        self._held, self._timed, self._kept = b"", False, False
 
     def write(
         self,
@@ -226,30 +225,30 @@ class StandInCopy:
         timed: bool = False,
     ) -> Minted:
         """As Replica.write, on the merge of the hints here, into the one for `target`. Raises Overloaded."""
-        self._key, self._timed = key, timed
+        self._timed = timed
         self._held, _ = self._hints.held(partition, key)
+        replica = Replica(cast(Storage, self), self._random, self._time, self._limits)
         # Asked after that: a record found unreadable takes its replica id with it (B3).
         last = self._hints.last_dot(key)
         if last is not None and last[1] in self._homes:
-            self._last, self.target = last
-        replica = Replica(cast(Storage, self), self._random, self._time, self._limits)
-        return replica.write(partition, key, version, context=context, blind=blind, timed=timed)
+            self.target = last[1]
+            replica.resume(partition, last[0])
+        minted = replica.write(partition, key, version, context=context, blind=blind, timed=timed)
+        if self._kept:
+            self._hints.made(key, minted.dot, self.target)
+        return minted
 
     # --- what a Replica needs of its storage ----------------------------------------------------------
 
-    def get(self, kind: Kind, partition: int, key: bytes) -> bytes | None:
-        if kind is Kind.COPY:
-            return None if self._last is None else copy_bytes(self._last)
+    def get(self, _kind: Kind, _partition: int, _key: bytes) -> bytes | None:
         return self._held or None
 
     def apply(self, batch: Sequence[Write]) -> None:
-        for kind, partition, key, value in batch:
-            assert value is not None, "a write deletes nothing"
-            if kind is Kind.DATA:
-                hlc_time = newest_time(value) if self._timed else 0
-                self._hints.keep(partition, key, self.target, value, hlc_time)
-            else:  # after it, so that a hint that was refused leaves no trace
-                self._hints.made(self._key, dot_of(value), self.target)
+        for _, partition, key, state in batch:
+            assert state is not None, "a write deletes nothing"
+            hlc_time = newest_time(state) if self._timed else 0
+            self._hints.keep(partition, key, self.target, state, hlc_time)
+            self._kept = True
 
 
 def newest_time(state: bytes) -> int:
