@@ -257,7 +257,7 @@ class Coordinator:
                 return written
             stand_in = self._stand_ins.copy(homes)
         self._refuse_small_cluster(homes, quorum)
-        here = [node for node in homes if self._reach(node)]
+        here = [node for node in homes if node == me or self._reach(node)]
         if len(here) < quorum.n:
             self._stand_ins.refuse_too_few(partition, homes, here, quorum, sloppy=sloppy)
 
