@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -48,6 +49,10 @@ def values_of(state: bytes) -> list[bytes]:
 
 def stores_lost_at(name: str) -> Callable[[str, str, Request], Request | None]:
     return lambda _from, to, request: None if to == name and isinstance(request, Store) else request
+
+
+def all_in_reach(nodes: list[Node]) -> bool:
+    return all(a.reach(b.node_id) for a in nodes for b in nodes)
 
 
 def no_handoff(_sender: str, _receiver: str, request: Request) -> Request | None:
@@ -428,7 +433,7 @@ async def test_many_writes_while_homes_come_and_go_are_all_there_in_the_end(five
     for round_, down in enumerate(({}, {"n1", "n2"}, {"n3"}, {"n4", "n5"})):
         five.down = set(down)
         up = [node for node in five.nodes.values() if node.name not in down]
-        await until(lambda up=up: all(a.reach(b.node_id) for a in up for b in up))
+        await until(partial(all_in_reach, up))
         for i, key in enumerate(keys):
             value = b"%d-%d" % (round_, i)
             await put(up[i % len(up)], key, value, mode="sibling", w=2)
