@@ -64,6 +64,8 @@ GLOSSARY = {
     "coordinator": "node/coordinator.py",
     "dot": "core/vector_clock.py",
     "gossip": "node/gossip.py",
+    "hint": "core/hint.py",
+    "hinted handoff": "node/hinted_handoff.py",
     "hybrid": "core/hybrid_clock.py",
     "layout": "core/layout.py",
     "member": "core/membership.py",
@@ -73,6 +75,8 @@ GLOSSARY = {
     "read repair": "core/read_repair.py",
     "replica": "node/replica.py",
     "sibling": "core/sibling.py",
+    "sloppy quorum": "node/stand_ins.py",
+    "stand in": "node/stand_ins.py",
     "token": "core/token.py",
     "tombstone": "core/sibling.py",
 }

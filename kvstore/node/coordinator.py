@@ -231,7 +231,7 @@ class Coordinator:
                 for node, elapsed_s, held in answers
             ]
         )
-        acks = len(answers) + len(hinted)
+        acks = min(len(answers) + len(hinted), quorum.n)
         receipt = self._receipt(quorum.n, quorum.r, acks, replicas, repairs, hinted)
         return Got(state, properties.last_write_wins, receipt)
 
