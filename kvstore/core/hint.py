@@ -22,7 +22,6 @@ from kvstore.errors import CorruptRecord
 
 TARGET_BYTES = 16
 SLOW_FROM = 0.75  # of the cap: from here on answers are delayed, so that writers feel it before it is full
-DELAY_S_MAX = 0.25  # below a peer deadline: a slow stand-in must not look like a dead one
 
 _HEADER = struct.Struct(">QQ")
 
@@ -80,7 +79,7 @@ def is_due(owners: Sequence[NodeId], may_ask: Callable[[NodeId], bool]) -> bool:
     return all(map(may_ask, owners))
 
 
-def answer_delay_s(held: int, cap: int) -> float:
-    """How long a stand-in waits before it answers: nothing below SLOW_FROM of the cap, DELAY_S_MAX at it."""
+def answer_delay_s(held: int, cap: int, delay_max_s: float) -> float:
+    """How long a stand-in waits before it answers: nothing below SLOW_FROM of the cap, all of it at the cap."""
     over = held / cap - SLOW_FROM
-    return 0.0 if over <= 0 else min(over / (1 - SLOW_FROM), 1.0) * DELAY_S_MAX
+    return 0.0 if over <= 0 else min(over / (1 - SLOW_FROM), 1.0) * delay_max_s

@@ -148,18 +148,11 @@ class Coordinator:
         others = [node for node in by_reach(homes, me, self._reach, self._turn) if node != me]
         need = quorum.r - own_votes
         to_ask = min(need, len(others))
-        tally = Tally(asked=to_ask, need=need, need_primaries=max(0, quorum.pr - own_votes))
-
-        def instead(reads: FanOut, _failed: NodeId, _error: KVStoreError) -> None:
-            if tally.outcome is not Outcome.PENDING:
-                return
-            if others:
-                reads.ask_one_more(others.pop(0), read, deadline_s)
-            elif sloppy:
-                self._stand_ins.ask_for_hints(reads, read.partition, read.key, homes, deadline_s)
-
-        reads = self._fan_out(tally, instead)
         few = sloppy and not (to_ask and self._reach(others[to_ask - 1]))
+        reads = self._fan_out(
+            Tally(asked=to_ask, need=need, need_primaries=quorum.pr - own_votes),
+            partial(self._stand_ins.reader_failed, read, homes, others, sloppy, deadline_s),
+        )
         for _ in range(to_ask):
             reads.ask(others.pop(0), read, deadline_s)
         if few:
@@ -231,7 +224,7 @@ class Coordinator:
                 for node, elapsed_s, held in answers
             ]
         )
-        acks = min(len(answers) + len(hinted), quorum.n)
+        acks = min(len(answers) + len(hinted), quorum.n) if hinted else len(answers)
         receipt = self._receipt(quorum.n, quorum.r, acks, replicas, repairs, hinted)
         return Got(state, properties.last_write_wins, receipt)
 

@@ -115,10 +115,11 @@ class HintStore:
             return b""
 
     def delay_s(self) -> float:
-        """How long to wait before a hint is acknowledged."""
-        limits = self._limits
+        """How long to wait before a hint is acknowledged. A slow stand-in must not look like a dead one."""
+        limits, longest_s = self._limits, self._limits.peer_deadline_s / 2
         return max(
-            answer_delay_s(self.bytes, limits.hint_bytes_max), answer_delay_s(self.count, limits.hints_max)
+            answer_delay_s(self.bytes, limits.hint_bytes_max, longest_s),
+            answer_delay_s(self.count, limits.hints_max, longest_s),
         )
 
     # --- look ---------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
 from kvstore.core.hybrid_clock import wall_ms_of
 from kvstore.core.limits import Limits
 from kvstore.core.message import FetchHints, HintsHeld, Reply, Stored, StoreHint
+from kvstore.core.ring import PARTITIONS
 from kvstore.errors import InvalidRequest
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
@@ -21,6 +23,7 @@ from kvstore.node.replica import Replica
 from kvstore.node.stand_ins import StandIns
 
 _STORED = Stored()
+_NODE_ID = re.compile("[0-9a-f]{32}")
 
 
 class Hinting:
@@ -77,6 +80,8 @@ class Hinting:
         Raises what HintStore.keep raises, and InvalidRequest for a time too far ahead.
         """
         partition, key, state, target, sync, hlc_time = request
+        if not 0 <= partition < PARTITIONS or not _NODE_ID.fullmatch(target):
+            raise InvalidRequest(f"no partition {partition}, or no node {target[:64]!r}")
         if hlc_time and not self._time.seen(hlc_time):
             raise too_far_ahead(hlc_time, self._wall.now_ms())
         if target == self._me:  # the sender's layout is another one

@@ -16,9 +16,9 @@ from typing import cast
 from kvstore.core.encoding import read_own
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
-from kvstore.core.message import FetchHints, HintsHeld, Store, StoreHint
+from kvstore.core.message import FetchHints, HintsHeld, Read, Store, StoreHint
 from kvstore.core.preference_list import stand_ins
-from kvstore.core.quorum import Quorum
+from kvstore.core.quorum import Outcome, Quorum
 from kvstore.core.read_repair import merged
 from kvstore.core.sibling import Version
 from kvstore.core.vector_clock import CausalContext
@@ -162,6 +162,25 @@ class StandIns:
         return StandInCopy(self._hints, self._random, self._time, self._limits, homes)
 
     # --- reads --------------------------------------------------------------------------------------
+
+    def reader_failed(
+        self,
+        read: Read,
+        homes: Sequence[NodeId],
+        others: list[NodeId],
+        sloppy: bool,
+        deadline_s: float,
+        reads: FanOut,
+        _failed: NodeId,
+        _error: KVStoreError,
+    ) -> None:
+        """Ask the next home in its place, and when there is none left the stand-ins."""
+        if reads.tally.outcome is not Outcome.PENDING:
+            return
+        if others:
+            reads.ask_one_more(others.pop(0), read, deadline_s)
+        elif sloppy:
+            self.ask_for_hints(reads, read.partition, read.key, homes, deadline_s)
 
     def ask_for_hints(
         self, votes: FanOut, partition: int, key: bytes, homes: Sequence[NodeId], deadline_s: float

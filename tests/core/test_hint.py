@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from kvstore.core.encoding import decode_state, encode_state
 from kvstore.core.hint import (
-    DELAY_S_MAX,
     SLOW_FROM,
     Hint,
     answer_delay_s,
@@ -100,6 +99,6 @@ def test_a_hint_is_due_when_every_owner_can_take_it() -> None:
 @given(st.integers(0, 2000), st.integers(0, 2000))
 def test_a_stand_in_slows_down_the_more_the_less_room_it_has(a: int, b: int) -> None:
     low, high = sorted((a, b))
-    assert 0 <= answer_delay_s(low, 1000) <= answer_delay_s(high, 1000) <= DELAY_S_MAX
-    assert (answer_delay_s(low, 1000) == 0) == (low <= 1000 * SLOW_FROM)
-    assert answer_delay_s(1000, 1000) == DELAY_S_MAX
+    assert 0 <= answer_delay_s(low, 1000, 0.25) <= answer_delay_s(high, 1000, 0.25) <= 0.25
+    assert (answer_delay_s(low, 1000, 0.25) == 0) == (low <= 1000 * SLOW_FROM)
+    assert answer_delay_s(1000, 1000, 0.25) == 0.25

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from kvstore.core.encoding import decode_state, encode_state
-from kvstore.core.hint import DELAY_S_MAX, Hint, encode_hint, hint_key
+from kvstore.core.hint import Hint, encode_hint, hint_key
 from kvstore.core.hybrid_clock import tick
 from kvstore.core.limits import DEFAULT_LIMITS, Limits
 from kvstore.core.message import FetchHints, HintsHeld, Reply, Request, Store, Stored, StoreHint
 from kvstore.core.ring import full_key, partition_of
 from kvstore.core.sibling import EMPTY_STATE, Version, write
 from kvstore.core.vector_clock import EMPTY_CONTEXT
-from kvstore.errors import CorruptRecord, Overloaded, StorageFull, TooLarge
+from kvstore.errors import CorruptRecord, InvalidRequest, Overloaded, StorageFull, TooLarge
 from kvstore.node.hint_store import HintStore
 from kvstore.node.node import Node
 from kvstore.node.ports import Kind
@@ -440,6 +440,15 @@ async def test_what_does_not_parse_is_refused_and_leaves_what_is_there() -> None
     with pytest.raises(CorruptRecord):
         kept.keep(P, FULL, TARGET, b"\x93 no state")
     assert values_of(kept.held(P, FULL)[0]) == [b"v"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"partition": 256}, {"partition": -1}, {"target": "n1"}, {"target": "g" * 32}, {"target": ""}]
+)
+async def test_a_hint_for_nobody_is_refused(cast: Cast, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        await asked(cast.stand_in, StoreHint(P, FULL, state(b"v"), cast.home.node_id)._replace(**wrong))
+    assert cast.kept.count == 0
 
 
 async def test_a_full_stand_in_casts_no_vote_and_the_write_goes_on_without_it(five: World) -> None:
