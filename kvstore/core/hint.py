@@ -80,6 +80,6 @@ def is_due(owners: Sequence[NodeId], may_ask: Callable[[NodeId], bool]) -> bool:
 
 
 def answer_delay_s(held: int, cap: int, delay_max_s: float) -> float:
-    """How long a stand-in waits before it answers: nothing below SLOW_FROM of the cap, all of it at the cap."""
+    """How long a stand-in waits before it answers: not at all below SLOW_FROM of the cap, longest at it."""
     over = held / cap - SLOW_FROM
     return 0.0 if over <= 0 else min(over / (1 - SLOW_FROM), 1.0) * delay_max_s
