@@ -139,6 +139,16 @@ async def test_stand_ins_do_not_count_as_homes(five: World) -> None:
     assert held(first) == before
 
 
+async def test_a_stand_in_that_answers_first_is_still_no_home(five: World) -> None:
+    first, away, hung = five.homes("b", KEY)
+    five.down.add(away.name)
+    five.mute.add(hung.name)
+    lose_sight([away], [first])
+    with pytest.raises(QuorumNotMet) as lost:
+        await put(first, KEY, b"v", w=2, pw=2)
+    assert lost.value.hinted >= 1
+
+
 async def test_without_sloppy_only_homes_count_and_hints_are_kept_all_the_same(five: World) -> None:
     first, second, away = five.homes("b", KEY)
     five.down.add(away.name)
@@ -249,6 +259,21 @@ async def test_a_write_sent_again_through_a_stand_in_is_one_write(five: World) -
     again = await put(outsider, KEY, b"v", operation_id=b"op", mode="sibling")
     assert first.etag == again.etag
     assert values(await get(outsider, KEY)) == [b"v"]
+
+
+async def test_b7_a_stand_in_never_goes_on_under_the_id_of_a_home(five: World) -> None:
+    """It is asked for a write again that a home made: that write's dot is not its own."""
+    first, second, away = five.homes("b", KEY)
+    five.down.add(away.name)
+    await put(first, KEY, b"v", operation_id=b"op", w=3)
+    stand_in = next(node for node in five.others("b", KEY) if kept(node))
+    ((home_id, _),) = decode_causal(held(first)).dots
+    five.down.update((first.name, second.name))
+    lose_sight([first, second, away], [stand_in])
+    await put(stand_in, KEY, b"v", operation_id=b"op", w=1)
+    await put(stand_in, KEY, b"w", mode="sibling", w=1)
+    assert sorted(values_of(kept(stand_in))) == [b"v", b"w"]
+    assert [id_ for id_, _ in decode_causal(kept(stand_in)).dots].count(home_id) == 1
 
 
 async def test_a_conditional_write_needs_knowledge_and_no_stand_in_has_any(five: World) -> None:
