@@ -39,7 +39,7 @@ class Limits:
     # What is kept for nodes that are away.
     hint_bytes_max: int = 1024 * MIB  # on this node's disk; at the cap hints are refused
     hints_max: int = 1_000_000  # each takes a key in the engine's index
-    handoff_in_flight_max: int = 16  # hints on their way at once; each is merged and synced at its target
+    handoff_in_flight_max: int = 64  # hints on their way at once; each is merged and synced at its target
     handoff_bytes_per_s: int = 16 * MIB  # a node that comes back has clients to serve as well
 
     # How long.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +113,16 @@ async def test_settings_and_five_nodes_in_three_zones() -> None:
         record = await kv.bucket("b").fetch("k")
         assert record.receipt is not None
         assert record.receipt.required == 1
+
+
+async def test_a_cluster_on_disk_stops_a_node_and_starts_it_again(tmp_path: Path) -> None:
+    async with LocalCluster(nodes=1, data_dir=tmp_path) as cluster:
+        async with AsyncClient(cluster.endpoints) as kv:
+            await kv.bucket("b").put("k", b"v")
+        await cluster.stop("n1")
+        await cluster.start("n1")
+        async with AsyncClient(cluster.endpoints) as kv:
+            assert await kv.bucket("b").get("k") == b"v"
 
 
 async def test_a_home_that_was_away_gets_its_copies_from_who_stood_in() -> None:
