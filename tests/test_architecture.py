@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
 }
 
 CORE_MAY_IMPORT = {
-    "__future__", "base64", "bisect", "collections", "dataclasses", "difflib", "enum", "functools",
+    "__future__", "array", "base64", "bisect", "collections", "dataclasses", "difflib", "enum", "functools",
     "hashlib", "heapq", "hmac", "itertools", "math", "re", "struct", "typing", "kvstore",
 }  # fmt: skip
 MSGPACK_IN_CORE = {"encoding.py"}  # the bytes that every hop passes on; see its docstring

@@ -22,27 +22,33 @@ from kvstore.core.message import (
     BucketRecord,
     ClusterState,
     Commit,
+    CompareTrees,
+    DeliverHints,
     Done,
     FetchBucket,
     FetchCluster,
+    FetchStates,
     Get,
     Gossip,
     Got,
     Held,
+    ListKeys,
     Propose,
     Put,
     Read,
     Release,
+    RepairPartitions,
     Reply,
     Request,
     Scan,
     Store,
     StoreBucket,
     Stored,
+    StoreStates,
     Written,
 )
 from kvstore.core.quorum import Outcome, Tally, majority
-from kvstore.errors import InvalidRequest, KVStoreError, NotReady, QuorumNotMet, StorageFailed
+from kvstore.errors import InvalidRequest, KVStoreError, NotReady, Overloaded, QuorumNotMet, StorageFailed
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.coordinator import Coordinator
@@ -51,10 +57,14 @@ from kvstore.node.fan_out import FanOut
 from kvstore.node.formation import Formation
 from kvstore.node.gossip import GossipLoop
 from kvstore.node.hybrid_time import HybridTime
+from kvstore.node.pace import Pace
+from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.replica import Replica
 from kvstore.node.scan import Page, Scanner, scan_here
+from kvstore.node.tasks import Task
+from kvstore.node.upkeep import Figures, Upkeep
 
 BACKGROUND_TASKS_MAX = 1024
 _STORED = Stored()
@@ -87,13 +97,15 @@ class Node:
         self._storage, self._peers, self.wall, self._report = storage, peers, wall, report
         self.limits, self.signing_key, self._fatal = limits, signing_key, fatal
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.view = view
         self.registry = BucketRegistry(storage, defaults)
         self.registry.start()
         self.time = HybridTime(wall, limits.clock_skew_max_s)
-        self.replica = Replica(storage, random, self.time, limits)
+        self.pace = Pace(limits)
+        self.trees = PartitionTrees(storage, self.registry, self.pace, report)
+        self.replica = Replica(storage, random, self.time, limits, self.trees)
         self.reach = Reach(self._loop)
         self.coordinator = Coordinator(
             view=self.view,
@@ -133,6 +145,19 @@ class Node:
             expect=bootstrap_expect,
             report=report,
         )
+        self.upkeep = Upkeep(
+            view=self.view,
+            storage=storage,
+            replica=self.replica,
+            trees=self.trees,
+            pace=self.pace,
+            peers=peers,
+            reach=self.reach,
+            random=random,
+            limits=limits,
+            start=self._start_loop,
+            report=report,
+        )
         self._handlers = self._answers_to_peers()
 
     def _answers_to_peers(self) -> dict[type[Request], Callable[[Any], Reply | asyncio.Future[Reply]]]:
@@ -150,6 +175,12 @@ class Node:
             Release: lambda request: self._as_task(self._done(forming.release(request.proposer))),
             StoreBucket: self._store_bucket,
             FetchBucket: lambda request: BucketHeld(self.registry.record(request.name)),
+            CompareTrees: self.upkeep.answers.compare,
+            ListKeys: lambda request: self._in_background(self.upkeep.answers.list(request)),
+            FetchStates: lambda request: self._in_background(self.upkeep.answers.fetch(request)),
+            StoreStates: lambda request: self._in_background(self.upkeep.answers.store(request)),
+            RepairPartitions: lambda request: self._in_background(self.upkeep.repair.lead(request)),
+            DeliverHints: lambda request: self._in_background(self.upkeep.repair.hints(request)),
         }
 
     # --- life -----------------------------------------------------------------------------------------
@@ -162,6 +193,7 @@ class Node:
             if member.node_id != self.node_id:
                 self._peers.learn(member.node_id, member.rpc_address)
         self._start_loop("gossip", self.gossip.run())
+        self.upkeep.start()
         if self.view.layout is None:
             self._start_loop("formation", self._formation.run())
 
@@ -188,11 +220,11 @@ class Node:
     def _start_loop(self, name: str, loop: Coroutine[Any, Any, None]) -> None:
         self._keep(self._loop.create_task(loop, name=name))
 
-    def _keep(self, task: asyncio.Task[None]) -> None:
+    def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             return
@@ -304,6 +336,23 @@ class Node:
         check_bucket_name(bucket)
         return await self._explainer.explain(bucket, key)
 
+    def begin_repair(self, bucket: str, key: bytes, partition: int | None) -> Task:
+        """Of one key, if there is one; else of one partition, or of all. Raises NotReady, Overloaded."""
+        return self.upkeep.begin_repair(bucket, key, partition)
+
+    def begin_barrier(self, timeout_s: float) -> Task:
+        """Ends when every write acknowledged before is on all live homes. Raises Overloaded."""
+        return self.upkeep.begin_barrier(timeout_s)
+
+    def tasks(self) -> list[dict[str, Any]]:
+        return self.upkeep.tasks.shown()
+
+    def repair_status(self) -> dict[str, Any]:
+        return self.upkeep.status()
+
+    def upkeep_figures(self) -> Figures:
+        return self.upkeep.figures()
+
     def cluster(self) -> dict[str, Any]:
         return self._explainer.cluster(self.gossip.drift_ms)
 
@@ -363,6 +412,15 @@ class Node:
     async def _done(self, work: Awaitable[None]) -> Done:
         await work
         return Done()
+
+    def _in_background(self, work: Coroutine[Any, Any, Reply]) -> asyncio.Future[Reply]:
+        """For what may take long: ends with the node. Raises Overloaded."""
+        if len(self._tasks) >= BACKGROUND_TASKS_MAX:
+            work.close()
+            raise Overloaded("too much work in the background")
+        task = self._loop.create_task(work)
+        self._keep(task)
+        return task
 
     def _as_task(self, work: Coroutine[Any, Any, Reply]) -> asyncio.Future[Reply]:
         return self._loop.create_task(work)

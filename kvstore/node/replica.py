@@ -9,7 +9,7 @@ unclean stop, with an unreadable record, or when a message shows a counter of ou
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from kvstore.core.encoding import (
     Causal,
@@ -50,11 +50,32 @@ class Minted(NamedTuple):
     hlc_time: int
 
 
+class Trees(Protocol):
+    """Hashes of what is held (node/partition_trees.py); told of every change in the turn that applies it."""
+
+    def changed(self, partition: int, key: bytes, old: bytes, new: bytes, /) -> None: ...
+
+    def forget(self, partition: int, /) -> None:
+        """What is about to be replaced there is unreadable."""
+
+
+class _NoTrees:
+    def changed(self, *change: object) -> None: ...
+
+    def forget(self, partition: int) -> None: ...
+
+
+_NO_TREES = _NoTrees()
+
+
 class Replica:
     """`renewed` counts replica ids given up; `corrupt` records found unreadable."""
 
-    def __init__(self, storage: Storage, random: Random, time: HybridTime, limits: Limits) -> None:
+    def __init__(
+        self, storage: Storage, random: Random, time: HybridTime, limits: Limits, trees: Trees = _NO_TREES
+    ) -> None:
         self._storage, self._random, self._time, self._limits = storage, random, time, limits
+        self._trees = trees
         self._state_bytes_max = min(limits.state_bytes_max, limits.frame_bytes_max - _FRAME_OVERHEAD_BYTES)
         self._copies: dict[int, _Copy] = {}
         self.renewed = 0
@@ -140,6 +161,7 @@ class Replica:
             ]
         )
         copy.counter = dot[1]
+        self._trees.changed(partition, key, held, encoded)
         return Minted(encoded, tuple(written.siblings), dot, version.hlc_time)
 
     def store(self, partition: int, key: bytes, incoming: bytes) -> None:
@@ -161,10 +183,12 @@ class Replica:
         except CorruptRecord:
             decode_state(incoming)  # raises if it is the sender's record that does not parse
             self.corrupt += 1
+            self._trees.forget(partition)
             self._renew(partition)
             mine, merged = None, incoming
         if merged != mine:
             self._storage.apply([(Kind.DATA, partition, key, merged)])
+            self._trees.changed(partition, key, mine or b"", merged)
 
     def _held_and_copy(
         self, partition: int, key: bytes, context: CausalContext | None
@@ -177,6 +201,7 @@ class Replica:
         except CorruptRecord:
             # Taking "don't know" for "empty" with the old id would dominate acknowledged dots (B3).
             self.corrupt += 1
+            self._trees.forget(partition)
             return b"", self._renew(partition)
         if context is not None:
             highest = max(highest, context.highest(copy.replica_id))

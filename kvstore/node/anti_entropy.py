@@ -1,0 +1,273 @@
+"""Replicas that missed a write get it without anybody reading it (Dynamo §4.7).
+
+One loop. Each partition held here is compared with each other home of it at least every
+`anti_entropy_interval_s`; equal roots end it. One peer at a time, and of what differs one partition at a
+time. Each home begins comparisons of its own, so a pair is compared from both sides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from kvstore.core.limits import Limits
+from kvstore.core.membership import NodeId
+from kvstore.core.ring import PARTITIONS
+from kvstore.errors import KVStoreError, NotReady, PeerRefused, StorageFailed
+from kvstore.node.cluster_view import ClusterView
+from kvstore.node.exchange import DIFFERENT, NO_TREE, Exchange
+from kvstore.node.partition_trees import PartitionTrees
+from kvstore.node.ports import Random
+from kvstore.node.reach import Reach
+
+RETRY_S = 5.0  # after a comparison that did not end; and for a peer out of reach
+BUSY_S = 0.2
+BUSY_TRIES = 10
+_BUILT_AT_ONCE = 16  # partitions that are built before they are compared
+_MISSED_SHARE = 1 / 6  # of the interval, for a peer that failed to answer since it was last compared
+
+
+class AntiEntropy:
+    """`on_compared(partition, peer)`: all that both are homes of was equal, or has been made equal.
+
+    `urgent(partition, peer)` puts a pair first, for one that is known to have missed something.
+    """
+
+    def __init__(
+        self,
+        *,
+        view: ClusterView,
+        trees: PartitionTrees,
+        exchange: Exchange,
+        reach: Reach,
+        random: Random,
+        limits: Limits,
+        report: Callable[..., None],
+    ) -> None:
+        self._view, self._trees, self._exchange, self._reach = view, trees, exchange, reach
+        self._random, self._limits, self._report = random, limits, report
+        self._loop = asyncio.get_running_loop()
+        self._turn = asyncio.Lock()
+        self._wake: asyncio.Future[None] | None = None
+        self._started_s = self._loop.time()
+        self._due_s: dict[NodeId, float] = {}
+        self._ended_s: dict[NodeId, float] = {}
+        self._failures: dict[NodeId, int] = {}
+        self._urgent: dict[tuple[NodeId, int], None] = {}
+        self._compared_s: dict[tuple[NodeId, int, int], float] = {}
+        self._shared: dict[tuple[NodeId, int], tuple[int, ...]] = {}
+        self._shared_as_of: tuple[int, bytes] = (0, b"")
+        self.on_compared: Callable[[int, NodeId], None] = lambda partition, peer: None
+
+    # --- the loop -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled. Raises StorageFailed."""
+        interval_s = self._limits.anti_entropy_interval_s
+        first_s = self._started_s + interval_s * self._random.uniform("anti-entropy-first", 0.05, 0.15)
+        while True:
+            now_s = self._loop.time()
+            peers = self.peers()
+            for peer in peers:
+                self._due_s.setdefault(peer, first_s)
+            urgent = self._most_urgent()
+            if urgent is not None:
+                await self._begin(urgent, self._urgent_partitions(urgent))
+                continue
+            due = min(((self._due(peer), peer) for peer in peers), default=None)
+            if due is None or due[0] > now_s:
+                longest_s = min(interval_s * _MISSED_SHARE, 1.0 if self._urgent else interval_s)
+                await self._rest(min(longest_s, due[0] - now_s if due else 1.0))
+            elif not self._reach(due[1]):
+                self._due_s[due[1]] = now_s + min(RETRY_S, interval_s * _MISSED_SHARE)
+            else:
+                await self._begin(due[1], range(PARTITIONS))
+
+    def _due(self, peer: NodeId) -> float:
+        """Sooner if it failed to answer since the last time: writes may have missed it."""
+        due_s = self._due_s[peer]
+        if peer in self._ended_s and self._reach.failures(peer) != self._failures.get(peer, 0):
+            missed_s = self._limits.anti_entropy_interval_s * _MISSED_SHARE
+            return min(due_s, self._ended_s[peer] + missed_s)
+        return due_s
+
+    async def _begin(self, peer: NodeId, partitions: Sequence[int]) -> None:
+        """One comparison, and when the next one is due."""
+        interval_s = self._limits.anti_entropy_interval_s
+        failures = self._reach.failures(peer)
+        try:
+            left = await self.compare(peer, partitions)
+        except StorageFailed:
+            raise
+        except KVStoreError as error:
+            self._report("comparison failed", peer=self._view.name_of(peer), reason=error.detail)
+            left = list(partitions)
+        for partition in partitions:
+            if partition not in left:
+                self._urgent.pop((peer, partition), None)
+        self._ended_s[peer] = now_s = self._loop.time()
+        if left:
+            self._due_s[peer] = now_s + min(RETRY_S, interval_s * _MISSED_SHARE)
+        elif len(partitions) == PARTITIONS:
+            self._failures[peer] = failures
+            self._due_s[peer] = now_s + interval_s * self._random.uniform("anti-entropy-pause", 0.7, 0.9)
+
+    async def _rest(self, for_s: float) -> None:
+        self._wake = self._loop.create_future()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(for_s, 0.0)):
+                await self._wake
+
+    # --- what is urgent -----------------------------------------------------------------------------
+
+    def urgent(self, partition: int, peer: NodeId) -> None:
+        """Compare this pair before all others. Forgotten when it was compared, or with the process."""
+        if peer != self._view.me.node_id:
+            self._urgent[peer, partition] = None
+            if self._wake is not None and not self._wake.done():
+                self._wake.set_result(None)
+
+    def _most_urgent(self) -> NodeId | None:
+        """A peer in reach that is not waiting for another try."""
+        now_s = self._loop.time()
+        for peer, _ in self._urgent:
+            tried_s = self._ended_s.get(peer)
+            if (tried_s is None or now_s - tried_s >= BUSY_S) and self._reach(peer):
+                return peer
+        return None
+
+    def _urgent_partitions(self, peer: NodeId) -> list[int]:
+        return [partition for node, partition in self._urgent if node == peer]
+
+    # --- one peer -----------------------------------------------------------------------------------
+
+    async def compare(self, peer: NodeId, partitions: Iterable[int]) -> list[int]:
+        """Makes what both are homes of equal; the partitions that could not be compared now.
+
+        Raises PeerError where the peer does not answer, StorageFull, StorageFailed.
+        """
+        wanted = set(partitions)
+        left: set[int] = set()
+        for n in self._trees.classes():
+            both = [partition for partition in self.shared(peer, n) if partition in wanted]
+            left.update(await self._compare_class(peer, n, both))
+        for partition in sorted(wanted - left):
+            self.on_compared(partition, peer)
+        return sorted(left)
+
+    async def _compare_class(self, peer: NodeId, n: int, partitions: Sequence[int]) -> list[int]:
+        ready = [partition for partition in partitions if self._trees.tree(partition, n) is not None]
+        left = await self._compare_ready(peer, n, ready)
+        unready = [partition for partition in partitions if partition not in ready]
+        for start in range(0, len(unready), _BUILT_AT_ONCE):
+            built = []
+            for partition in unready[start : start + _BUILT_AT_ONCE]:
+                if await self._trees.build(partition):
+                    built.append(partition)
+                    continue
+                left.append(partition)
+                if partition in self._trees.damaged:
+                    await self._exchange.refill(peer, n, partition)
+            left += await self._compare_ready(peer, n, built)
+        return left
+
+    async def _compare_ready(self, peer: NodeId, n: int, partitions: Sequence[int]) -> list[int]:
+        """Those of which the peer has no tree yet, or that changed hands meanwhile."""
+        if not partitions:
+            return []
+        async with self._turn:
+            try:
+                verdicts = await self._exchange.compare_roots(peer, n, partitions)
+            except NotReady:
+                return list(partitions)
+        left = []
+        for partition, verdict in zip(partitions, verdicts, strict=True):
+            if verdict == NO_TREE or (
+                verdict == DIFFERENT and not await self._heal_partition(peer, n, partition)
+            ):
+                left.append(partition)
+            else:
+                self._compared_s[peer, n, partition] = self._loop.time()
+        return left
+
+    async def _heal_partition(self, peer: NodeId, n: int, partition: int) -> bool:
+        """False: not now."""
+        for _ in range(BUSY_TRIES):
+            try:
+                async with self._turn:
+                    await self._exchange.heal_partition(peer, n, partition)
+            except NotReady:
+                return False
+            except PeerRefused as refusal:
+                if refusal.code != "Overloaded":
+                    return False
+                await asyncio.sleep(self._random.uniform("anti-entropy-busy", BUSY_S / 2, BUSY_S))
+            else:
+                return True
+        return False
+
+    # --- who shares what ----------------------------------------------------------------------------
+
+    def peers(self) -> list[NodeId]:
+        """The nodes that are homes of a partition together with this one; none without a layout."""
+        layout = self._view.layout
+        if layout is None:
+            return []
+        classes = self._trees.classes()
+        others = sorted(m.node_id for m in layout.members if m.node_id != self._view.me.node_id)
+        return [peer for peer in others if any(self.shared(peer, n) for n in classes)]
+
+    def shared(self, peer: NodeId, n: int) -> tuple[int, ...]:
+        """Partitions of whose keys with n homes both are homes."""
+        layout = self._view.layout
+        as_of = (layout.version if layout else 0, self._trees.terms)
+        if as_of != self._shared_as_of:
+            self._shared_as_of, self._shared = as_of, {}
+        found = self._shared.get((peer, n))
+        if found is None:
+            me, homes = self._view.me.node_id, self._view.homes
+            found = tuple(p for p in range(PARTITIONS) if me in homes(p, n) and peer in homes(p, n))
+            self._shared[peer, n] = found
+        return found
+
+    # --- what it tells ------------------------------------------------------------------------------
+
+    def oldest_s(self) -> float:
+        """Age of the oldest comparison of a pair; since the start for one that was never compared."""
+        return max((age_s for _, age_s in self._ages()), default=0.0)
+
+    def _ages(self) -> list[tuple[NodeId, float]]:
+        """(peer, age of its oldest comparison)."""
+        now_s = self._loop.time()
+        ages = []
+        for peer in self.peers():
+            pairs = ((peer, n, p) for n in self._trees.classes() for p in self.shared(peer, n))
+            oldest = min((self._compared_s.get(pair, self._started_s) for pair in pairs), default=now_s)
+            ages.append((peer, now_s - oldest))
+        return ages
+
+    def status(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        counts = self._exchange.counts
+        return {
+            "peers": [
+                {
+                    "id": peer,
+                    "name": self._view.name_of(peer),
+                    "oldest_comparison_s": round(age_s, 3),
+                    "in_reach": self._reach(peer),
+                }
+                for peer, age_s in self._ages()
+            ],
+            "urgent": len(self._urgent),
+            "partitions_compared": counts.compared,
+            "partitions_different": counts.different,
+            "keys_sent": counts.sent,
+            "keys_received": counts.received,
+            "tree_bytes": counts.tree_bytes,
+            "state_bytes": counts.state_bytes,
+            "trees_built": self._trees.built,
+            "partitions_damaged": sorted(self._trees.damaged),
+        }
