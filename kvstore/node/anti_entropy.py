@@ -78,7 +78,7 @@ class AntiEntropy:
                 continue
             due = min(((self._due(peer), peer) for peer in peers), default=None)
             if due is None or due[0] > now_s:
-                longest_s = min(interval_s * _MISSED_SHARE, 1.0 if self._urgent else interval_s)
+                longest_s = min(interval_s * _MISSED_SHARE, BUSY_S if self._urgent else interval_s)
                 await self._rest(min(longest_s, due[0] - now_s if due else 1.0))
             elif not self._reach(due[1]):
                 self._due_s[due[1]] = now_s + min(RETRY_S, interval_s * _MISSED_SHARE)

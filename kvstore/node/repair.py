@@ -1,7 +1,8 @@
 """Repair and barrier on request: what anti-entropy does in its own time, done now and everywhere.
 
-For each partition one home in reach compares with all others. What it learns from the last of them the
-first ones lack, so a round that brought it news is followed by another one; after that all are equal.
+For each partition one live home compares with all others. What it learns from the last of them the first
+ones lack, so a round that brought it news is followed by another one; after that all are equal. A home is
+live if a message can be sent to it; those that are not are named in the result.
 """
 
 from __future__ import annotations
@@ -18,17 +19,25 @@ from kvstore.core.message import (
     RepairPartitions,
 )
 from kvstore.core.ring import PARTITIONS
-from kvstore.errors import KVStoreError, NotReady, PeerError, PeerUnreachable, RequestTimeout, StorageError
+from kvstore.errors import (
+    KVStoreError,
+    NotReady,
+    PeerError,
+    PeerRefused,
+    PeerUnreachable,
+    RequestTimeout,
+    StorageError,
+)
 from kvstore.node.anti_entropy import BUSY_S, AntiEntropy
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.exchange import Exchange
 from kvstore.node.key_repair import KeyRepair
 from kvstore.node.partition_trees import PartitionTrees
-from kvstore.node.reach import Reach
 from kvstore.node.tasks import Task
 
-SLICE = 16  # partitions that one message asks for: the step of the progress that is shown
-SLICE_S = 120.0  # after which another home is asked
+SLICE = 8  # partitions that one message asks for: the step of the progress that is shown
+SLICE_S = 60.0  # after which another home is asked
+FIRST_PAUSE_S = 0.005  # the peer builds its trees: small ones are soon there
 DEADLINE_S = 3600.0
 
 
@@ -43,10 +52,9 @@ class Repair:
         anti_entropy: AntiEntropy,
         exchange: Exchange,
         keys: KeyRepair,
-        reach: Reach,
     ) -> None:
         self._view, self._trees, self._anti_entropy = view, trees, anti_entropy
-        self._exchange, self._keys, self._reach = exchange, keys, reach
+        self._exchange, self._keys = exchange, keys
         self._loop = asyncio.get_running_loop()
         self.deliver_hints: Callable[[float], Awaitable[bool]] = _no_hints
 
@@ -85,7 +93,8 @@ class Repair:
             left = alone + [partition for reply in rounds for partition in reply.failed]
             if not leaders or self._loop.time() >= until_s:
                 break
-            await asyncio.sleep(BUSY_S if left else 0)
+            if left:
+                await asyncio.sleep(BUSY_S)
         return {
             "repaired": task.done,
             "failed": sorted(left),
@@ -109,12 +118,11 @@ class Repair:
     # --- what they are made of ----------------------------------------------------------------------
 
     def _leader(self, partition: int, missing: dict[NodeId, None]) -> NodeId | None:
-        """The first home in reach: what is compared for any n is compared by it."""
-        me = self._view.me.node_id
-        for home in self._homes(partition):
-            if home == me or (home not in missing and self._reach(home)):
-                return home
-        return None
+        """The first home that answers: what is compared for any n is compared by it.
+
+        Whom a breaker keeps clients away from is asked all the same: it may live.
+        """
+        return next((home for home in self._homes(partition) if home not in missing), None)
 
     def _homes(self, partition: int) -> Sequence[NodeId]:
         return self._view.homes(partition, max(self._trees.classes()))
@@ -140,10 +148,12 @@ class Repair:
                     reply = cast(
                         PartitionsRepaired, await self._exchange.call(leader, request, for_s + BUSY_S)
                     )
-            except PeerError as error:
+            except PeerRefused:
                 failed += part
-                if isinstance(error, PeerUnreachable):
-                    missing[leader] = None
+                continue
+            except PeerError:
+                failed += part
+                missing[leader] = None
                 continue
             failed += reply.failed
             healed += reply.healed
@@ -178,11 +188,8 @@ class Repair:
         missing: dict[NodeId, None],
     ) -> None:
         """Until the peer is equal, out of reach, or the time is up."""
-        left = partitions
+        left, pause_s = partitions, FIRST_PAUSE_S
         while left:
-            if not self._reach(peer):
-                missing[peer] = None
-                return
             try:
                 left = await self._anti_entropy.compare(peer, left)
             except StorageError:
@@ -195,19 +202,20 @@ class Repair:
                 failed.update(dict.fromkeys(left))
                 return
             if left:
-                await asyncio.sleep(BUSY_S)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, BUSY_S)
 
     async def hints(self, request: DeliverHints) -> HintsDelivered:
         return HintsDelivered(await self.deliver_hints(request.timeout_ms / 1000))
 
     async def _all_hints_delivered(self, until_s: float) -> bool:
-        """At every member in reach. One that cannot be reached is not live: its hints wait with it."""
+        """At every member. One to which nothing can be sent is not live: its hints wait with it."""
         layout = self._view.layout
         if layout is None:
             raise NotReady("this node belongs to no cluster yet")
         me = self._view.me.node_id
         for_s = max(BUSY_S, until_s - self._loop.time())
-        others = [m.node_id for m in layout.members if m.node_id != me and self._reach(m.node_id)]
+        others = [m.node_id for m in layout.members if m.node_id != me]
         request = DeliverHints(int(for_s * 1000))
         answers = await asyncio.gather(
             *(self._exchange.call(node, request, for_s + BUSY_S) for node in others), return_exceptions=True

@@ -99,7 +99,6 @@ class Upkeep:
             anti_entropy=self.anti_entropy,
             exchange=self.exchange,
             keys=self.keys,
-            reach=reach,
         )
         self.tasks = Tasks(start)
 
