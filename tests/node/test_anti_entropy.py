@@ -172,13 +172,13 @@ async def test_the_tree_that_was_kept_up_is_the_tree_that_a_scan_makes(world: Wo
 
 async def test_a_peer_that_dies_in_the_middle_is_compared_again_when_it_is_back(often: World) -> None:
     await missed_by(often, "n3", 60)
-    stored = 0
+    moved = 0
 
-    def die_after_some(_sender: str, receiver: str, request: Request) -> Request | None:
-        nonlocal stored
-        if receiver == "n3" and isinstance(request, StoreStates):
-            stored += 1
-            if stored == 5:
+    def die_after_some(sender: str, receiver: str, request: Request) -> Request | None:
+        nonlocal moved
+        if "n3" in (sender, receiver) and isinstance(request, StoreStates | FetchStates):
+            moved += 1
+            if moved == 5:
                 often.down.add("n3")
         return request
 
