@@ -23,6 +23,8 @@ VERBS = {
     "bucket": "kvstore.cli.bucket:bucket",
     "status": "kvstore.cli.cluster:status",
     "explain": "kvstore.cli.cluster:explain",
+    "repair": "kvstore.cli.repair:repair",
+    "tasks": "kvstore.cli.repair:tasks",
     "serve": "kvstore.cli.serve:serve",
     "config": "kvstore.cli.settings:config",
     "keygen": "kvstore.cli.settings:keygen",

@@ -10,6 +10,8 @@ from kvstore.core.limits import Limits
 from kvstore.core.message import Get, Got, Put, Written
 from kvstore.node.ports import WallClock
 from kvstore.node.scan import Page
+from kvstore.node.tasks import Task
+from kvstore.node.upkeep import Figures
 
 
 class Service(Protocol):
@@ -63,6 +65,19 @@ class Service(Protocol):
         """Ready for JSON: what a client needs to route; None before the first layout."""
 
     async def explain(self, bucket: str, key: bytes, /) -> dict[str, Any]: ...
+
+    def begin_repair(self, bucket: str, key: bytes, partition: int | None, /) -> Task:
+        """Of one key, if there is one; else of one partition, or of all."""
+
+    def begin_barrier(self, timeout_s: float, /) -> Task: ...
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """Ready for JSON: those that run and the last that ended, the newest first."""
+
+    def repair_status(self) -> dict[str, Any]:
+        """Ready for JSON: what anti-entropy and scrub have done, and when each peer was last compared."""
+
+    def upkeep_figures(self) -> Figures: ...
 
     def readiness(self) -> list[tuple[str, bool, str]]:
         """(check, holds, what it says)."""

@@ -16,17 +16,18 @@ KEPT_MAX = 100
 class Task:
     """`done` of `total` steps. `state`: running, done, or failed (then `error` says why)."""
 
-    def __init__(self, task_id: str, kind: str, total: int, started_s: float) -> None:
-        self.task_id, self.kind, self.total, self.started_s = task_id, kind, total, started_s
+    def __init__(self, task_id: str, kind: str, total: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.task_id, self.kind, self.total, self.started_s = task_id, kind, total, self._loop.time()
         self.done = 0
         self.state = "running"
         self.error: KVStoreError | None = None
         self.result: dict[str, Any] = {}
         self.took_s = 0.0
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
 
-    def end(self, state: str, now_s: float) -> None:
-        self.state, self.took_s = state, now_s - self.started_s
+    def end(self, state: str) -> None:
+        self.state, self.took_s = state, self._loop.time() - self.started_s
         if not self._ended.done():
             self._ended.set_result(None)
 
@@ -36,9 +37,9 @@ class Task:
                 await asyncio.shield(self._ended)
         return self.state != "running"
 
-    def as_dict(self, now_s: float) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        took_s = now_s - self.started_s if self.state == "running" else self.took_s
+        took_s = self._loop.time() - self.started_s if self.state == "running" else self.took_s
         shown: dict[str, Any] = {
             "id": self.task_id,
             "kind": self.kind,
@@ -61,7 +62,6 @@ class Tasks:
 
     def __init__(self, start: Callable[[str, Coroutine[Any, Any, None]], None]) -> None:
         self._start = start
-        self._loop = asyncio.get_running_loop()
         self._tasks: dict[str, Task] = {}
         self._count = 0
 
@@ -70,7 +70,7 @@ class Tasks:
         if sum(task.state == "running" for task in self._tasks.values()) >= RUNNING_MAX:
             raise Overloaded(f"{RUNNING_MAX} tasks run on this node", advice="GET /v1/tasks tells which")
         self._count += 1
-        task = Task(f"{kind}-{self._count}", kind, total, self._loop.time())
+        task = Task(f"{kind}-{self._count}", kind, total)
         self._tasks[task.task_id] = task
         for old in list(self._tasks.values())[:-KEPT_MAX]:
             if old.state != "running":
@@ -80,20 +80,19 @@ class Tasks:
 
     def shown(self) -> list[dict[str, Any]]:
         """The newest first, ready for JSON."""
-        now_s = self._loop.time()
-        return [task.as_dict(now_s) for task in reversed(self._tasks.values())]
+        return [task.as_dict() for task in reversed(self._tasks.values())]
 
     async def _run(self, task: Task, work: Work) -> None:
         try:
             task.result = await work(task)
         except KVStoreError as error:
             task.error = error
-            task.end("failed", self._loop.time())
+            task.end("failed")
             if isinstance(error, StorageFailed):
                 raise
         except BaseException:
             task.error = KVStoreError("it was ended")
-            task.end("failed", self._loop.time())
+            task.end("failed")
             raise
         else:
-            task.end("done", self._loop.time())
+            task.end("done")
