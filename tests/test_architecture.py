@@ -57,6 +57,7 @@ FUNCTION_LINES_MAX = 70
 
 # Every term of the field that the code uses has one file that says what it is.
 GLOSSARY = {
+    "anti entropy": "node/anti_entropy.py",
     "backoff": "core/backoff.py",
     "bucket": "core/bucket.py",
     "causal context": "core/vector_clock.py",
@@ -67,11 +68,13 @@ GLOSSARY = {
     "hybrid": "core/hybrid_clock.py",
     "layout": "core/layout.py",
     "member": "core/membership.py",
+    "merkle tree": "core/merkle_tree.py",
     "partition": "core/ring.py",
     "preference list": "core/preference_list.py",
     "quorum": "core/quorum.py",
     "read repair": "core/read_repair.py",
     "replica": "node/replica.py",
+    "scrub": "node/scrub.py",
     "sibling": "core/sibling.py",
     "token": "core/token.py",
     "tombstone": "core/sibling.py",

@@ -33,7 +33,7 @@ class RepairRoutes:
         if key is not None:
             check_key(key, self._service.limits.key_bytes_max)
         wait, timeout_s = to_flag(options, "wait"), self._timeout_s(call)
-        task = self._service.begin_repair(bucket, key or b"", partition)
+        task = self._service.upkeep.begin_repair(bucket, key or b"", partition)
         if not wait or not await task.ended(timeout_s):
             return Reply(202, f"Content-Type: {JSON}\r\nLocation: /v1/tasks\r\n", _encoded(task))
         if task.error is not None:
@@ -41,15 +41,15 @@ class RepairRoutes:
         return document(task.as_dict())
 
     async def status(self, call: Call) -> Reply:
-        return document(self._service.repair_status())
+        return document(self._service.upkeep.status())
 
     async def tasks(self, call: Call) -> Reply:
-        return document({"tasks": self._service.tasks()})
+        return document({"tasks": self._service.upkeep.shown_tasks()})
 
     async def barrier(self, call: Call) -> Reply:
         """200, or 504 if the time is up before it is certain. Raises Overloaded, NotReady."""
         timeout_s = self._timeout_s(call)
-        task = self._service.begin_barrier(timeout_s)
+        task = self._service.upkeep.begin_barrier(timeout_s)
         await task.ended(timeout_s + _LATE_S)
         if task.error is not None:
             raise task.error

@@ -36,7 +36,7 @@ class HttpServer:
     ) -> None:
         limits = service.limits
         self.metrics = metrics or Metrics()
-        UpkeepMetrics(service.upkeep_figures, self.metrics.registry)
+        UpkeepMetrics(service.upkeep.figures, self.metrics.registry)
         self._limits = limits
         self._app = App(service, self.metrics, client_token=client_token, report=report)
         self._pool = ConnectionPool(

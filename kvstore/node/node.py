@@ -22,29 +22,23 @@ from kvstore.core.message import (
     BucketRecord,
     ClusterState,
     Commit,
-    CompareTrees,
-    DeliverHints,
     Done,
     FetchBucket,
     FetchCluster,
-    FetchStates,
     Get,
     Gossip,
     Got,
     Held,
-    ListKeys,
     Propose,
     Put,
     Read,
     Release,
-    RepairPartitions,
     Reply,
     Request,
     Scan,
     Store,
     StoreBucket,
     Stored,
-    StoreStates,
     Written,
 )
 from kvstore.core.quorum import Outcome, Tally, majority
@@ -63,8 +57,7 @@ from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.replica import Replica
 from kvstore.node.scan import Page, Scanner, scan_here
-from kvstore.node.tasks import Task
-from kvstore.node.upkeep import Figures, Upkeep
+from kvstore.node.upkeep import Upkeep
 
 BACKGROUND_TASKS_MAX = 1024
 _STORED = Stored()
@@ -145,20 +138,23 @@ class Node:
             expect=bootstrap_expect,
             report=report,
         )
-        self.upkeep = Upkeep(
+        self.upkeep = self._made_upkeep(random)
+        self._handlers = self._answers_to_peers()
+
+    def _made_upkeep(self, random: Random) -> Upkeep:
+        return Upkeep(
             view=self.view,
-            storage=storage,
+            storage=self._storage,
             replica=self.replica,
             trees=self.trees,
             pace=self.pace,
-            peers=peers,
+            peers=self._peers,
             reach=self.reach,
             random=random,
-            limits=limits,
+            limits=self.limits,
             start=self._start_loop,
-            report=report,
+            report=self._report,
         )
-        self._handlers = self._answers_to_peers()
 
     def _answers_to_peers(self) -> dict[type[Request], Callable[[Any], Reply | asyncio.Future[Reply]]]:
         forming = self._formation
@@ -175,12 +171,7 @@ class Node:
             Release: lambda request: self._as_task(self._done(forming.release(request.proposer))),
             StoreBucket: self._store_bucket,
             FetchBucket: lambda request: BucketHeld(self.registry.record(request.name)),
-            CompareTrees: self.upkeep.answers.compare,
-            ListKeys: lambda request: self._in_background(self.upkeep.answers.list(request)),
-            FetchStates: lambda request: self._in_background(self.upkeep.answers.fetch(request)),
-            StoreStates: lambda request: self._in_background(self.upkeep.answers.store(request)),
-            RepairPartitions: lambda request: self._in_background(self.upkeep.repair.lead(request)),
-            DeliverHints: lambda request: self._in_background(self.upkeep.repair.hints(request)),
+            **self.upkeep.answers_to_peers(self._in_background),
         }
 
     # --- life -----------------------------------------------------------------------------------------
@@ -335,23 +326,6 @@ class Node:
     async def explain(self, bucket: str, key: bytes) -> dict[str, Any]:
         check_bucket_name(bucket)
         return await self._explainer.explain(bucket, key)
-
-    def begin_repair(self, bucket: str, key: bytes, partition: int | None) -> Task:
-        """Of one key, if there is one; else of one partition, or of all. Raises NotReady, Overloaded."""
-        return self.upkeep.begin_repair(bucket, key, partition)
-
-    def begin_barrier(self, timeout_s: float) -> Task:
-        """Ends when every write acknowledged before is on all live homes. Raises Overloaded."""
-        return self.upkeep.begin_barrier(timeout_s)
-
-    def tasks(self) -> list[dict[str, Any]]:
-        return self.upkeep.tasks.shown()
-
-    def repair_status(self) -> dict[str, Any]:
-        return self.upkeep.status()
-
-    def upkeep_figures(self) -> Figures:
-        return self.upkeep.figures()
 
     def cluster(self) -> dict[str, Any]:
         return self._explainer.cluster(self.gossip.drift_ms)

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 from kvstore.core.bucket import check_bucket_name
 from kvstore.core.limits import Limits
+from kvstore.core.message import (
+    CompareTrees,
+    DeliverHints,
+    FetchStates,
+    ListKeys,
+    RepairPartitions,
+    Reply,
+    Request,
+    StoreStates,
+)
 from kvstore.core.ring import PARTITIONS, full_key, partition_of
 from kvstore.errors import InvalidRequest, NotReady
 from kvstore.node.anti_entropy import AntiEntropy
@@ -24,6 +35,8 @@ from kvstore.node.scrub import Scrub
 from kvstore.node.tasks import Task, Tasks
 
 Start = Callable[[str, Coroutine[Any, Any, None]], None]
+Answer = Reply | asyncio.Future[Reply]
+AsTask = Callable[[Coroutine[Any, Any, Reply]], asyncio.Future[Reply]]
 
 
 class Figures(NamedTuple):
@@ -108,6 +121,20 @@ class Upkeep:
         self._start("key-repair", self.keys.run())
         self._start("scrub", self.scrub.run())
 
+    def answers_to_peers(self, as_task: AsTask) -> dict[type[Request], Callable[[Any], Answer]]:
+        """Handlers by message; `as_task` runs what takes longer."""
+        answers, repair = self.answers, self.repair
+        return {
+            CompareTrees: answers.compare,
+            ListKeys: lambda request: as_task(answers.list(request)),
+            FetchStates: lambda request: as_task(answers.fetch(request)),
+            StoreStates: lambda request: as_task(answers.store(request)),
+            RepairPartitions: lambda request: as_task(repair.lead(request)),
+            DeliverHints: lambda request: as_task(repair.hints(request)),
+        }
+
+    # --- what operators ask ---------------------------------------------------------------------------
+
     def begin_repair(self, bucket: str, key: bytes, partition: int | None) -> Task:
         """Of one key, if there is one; else of one partition, or of all. Raises NotReady, Overloaded."""
         self._check_formed()
@@ -131,8 +158,12 @@ class Upkeep:
         if self._view.layout is None:
             raise NotReady("this node belongs to no cluster yet")
 
+    def shown_tasks(self) -> list[dict[str, Any]]:
+        """Ready for JSON: those that run and the last that ended, the newest first."""
+        return self.tasks.shown()
+
     def status(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Ready for JSON: what was compared and healed, and when each peer was last compared."""
         return {
             **self.anti_entropy.status(),
             "scrub": {

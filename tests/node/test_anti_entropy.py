@@ -349,7 +349,7 @@ async def test_the_age_of_the_oldest_comparison_is_told(often: World) -> None:
     node = often.named("n1")
     await until(lambda: node.upkeep.figures().partitions_compared >= 2 * PARTITIONS)
     await until(lambda: node.upkeep.anti_entropy.oldest_s() < 0.4)
-    status = node.repair_status()
+    status = node.upkeep.status()
     assert [peer["name"] for peer in status["peers"]] == ["n2", "n3"]
     often.mute.update(("n2", "n3"))
     await until(lambda: node.upkeep.anti_entropy.oldest_s() > 0.6)
@@ -401,7 +401,7 @@ async def test_a_node_without_a_layout_compares_nothing() -> None:
     node = await world.start("n1", limits=OFTEN)
     assert node.upkeep.anti_entropy.peers() == []
     with pytest.raises(NotReady):
-        node.begin_repair("", b"", None)
+        node.upkeep.begin_repair("", b"", None)
     await world.stop()
 
 

@@ -49,12 +49,12 @@ async def test_one_key_is_repaired_from_a_node_that_is_no_home_of_it() -> None:
     await scattered(world, ["b"], 1)
     homes = world.homes("b", b"k0")
     stranger = next(node for node in world.nodes.values() if node not in homes)
-    result = await done(stranger.begin_repair("b", b"k0", None))
+    result = await done(stranger.upkeep.begin_repair("b", b"k0", None))
     assert result["found"]
     assert (sorted(result["lacking"]), result["healed"]) == (sorted(n.name for n in homes[1:]), 2)
     assert all(full_key("b", b"k0") in held(home) for home in homes)
     assert held(stranger) == {}
-    again = await done(stranger.begin_repair("b", b"k0", None))
+    again = await done(stranger.upkeep.begin_repair("b", b"k0", None))
     assert (again["lacking"], again["healed"], again["missing"]) == ([], 0, [])
     await world.stop()
 
@@ -62,16 +62,16 @@ async def test_one_key_is_repaired_from_a_node_that_is_no_home_of_it() -> None:
 async def test_repairing_a_key_says_which_homes_did_not_answer(world: World) -> None:
     await put(world.named("n1"), b"k", b"v", w=3)
     world.down.add("n2")
-    result = await done(world.named("n1").begin_repair("b", b"k", None))
+    result = await done(world.named("n1").upkeep.begin_repair("b", b"k", None))
     assert result["missing"] == ["n2"]
-    assert not (await done(world.named("n1").begin_repair("b", b"none", None)))["found"]
+    assert not (await done(world.named("n1").upkeep.begin_repair("b", b"none", None)))["found"]
 
 
 async def test_repairing_one_partition_makes_all_its_homes_equal_and_leaves_the_others() -> None:
     world = await four({})
     await scattered(world, ["b"], 60)
     partition = partition_of(full_key("b", b"k7"))
-    task = world.named("n4").begin_repair("", b"", partition)
+    task = world.named("n4").upkeep.begin_repair("", b"", partition)
     result = await done(task)
     assert (result["repaired"], result["failed"], result["missing"]) == (1, [], [])
     assert result["healed"] >= 2
@@ -86,7 +86,7 @@ async def test_repairing_all_makes_every_home_of_every_bucket_equal() -> None:
     """What the comparing home learns from the last one, the first ones lack: there is a second round."""
     world = await four({"two": 2, "one": 1})
     await scattered(world, ["b", "two"], 60)
-    task = world.named("n1").begin_repair("", b"", None)
+    task = world.named("n1").upkeep.begin_repair("", b"", None)
     result = await done(task)
     assert (task.done, task.total, result["failed"]) == (PARTITIONS, PARTITIONS, [])
     for bucket, n in (("b", 3), ("two", 2)):
@@ -104,7 +104,7 @@ async def test_an_open_breaker_is_no_reason_to_leave_a_home_out(world: World) ->
     n1, n3 = world.named("n1"), world.named("n3")
     for _ in range(10):
         n1.reach.failed(n3.node_id, hard=True)
-    result = await done(n1.begin_barrier(10.0))
+    result = await done(n1.upkeep.begin_barrier(10.0))
     assert result["missing"] == []
     assert held(n1) == held(n3)
 
@@ -112,7 +112,7 @@ async def test_an_open_breaker_is_no_reason_to_leave_a_home_out(world: World) ->
 async def test_a_repair_without_some_home_tells_and_another_leads(world: World) -> None:
     await missed_by(world, "n3", 10)
     world.down.add("n1")
-    result = await done(world.named("n2").begin_repair("", b"", None))
+    result = await done(world.named("n2").upkeep.begin_repair("", b"", None))
     assert (result["repaired"], result["missing"]) == (PARTITIONS, ["n1"])
     assert held(world.named("n2")) == held(world.named("n3"))
 
@@ -126,7 +126,7 @@ async def test_a_home_that_dies_while_it_leads_is_replaced(world: World) -> None
         return request
 
     world.intercept = die
-    result = await done(world.named("n2").begin_repair("", b"", None))
+    result = await done(world.named("n2").upkeep.begin_repair("", b"", None))
     assert (result["repaired"], result["missing"]) == (PARTITIONS, ["n1"])
     assert held(world.named("n2")) == held(world.named("n3"))
 
@@ -145,7 +145,7 @@ async def test_after_a_barrier_every_acknowledged_write_is_on_all_live_homes(wor
             return len(delivered) > 3  # not at once: the barrier asks again
 
         node.upkeep.repair.deliver_hints = deliver
-    result = await done(world.named("n2").begin_barrier(10.0))
+    result = await done(world.named("n2").upkeep.begin_barrier(10.0))
     assert result["missing"] == []
     assert set(delivered) == {"n1", "n2", "n3"}
     assert len(delivered) > 3
@@ -159,7 +159,7 @@ async def test_a_barrier_that_does_not_end_in_time_says_so(world: World) -> None
         return False
 
     world.named("n3").upkeep.repair.deliver_hints = never
-    task = world.named("n1").begin_barrier(0.3)
+    task = world.named("n1").upkeep.begin_barrier(0.3)
     assert await task.ended(10)
     assert task.state == "failed"
     assert "hints for nodes in reach" in task.as_dict()["error"]
@@ -168,7 +168,7 @@ async def test_a_barrier_that_does_not_end_in_time_says_so(world: World) -> None
 async def test_a_barrier_leaves_out_a_home_that_is_down(world: World) -> None:
     await missed_by(world, "n2", 10)
     world.down.add("n3")
-    result = await done(world.named("n1").begin_barrier(10.0))
+    result = await done(world.named("n1").upkeep.begin_barrier(10.0))
     assert result["missing"] == ["n3"]
     assert held(world.named("n1")) == held(world.named("n2"))
 
@@ -182,7 +182,7 @@ async def test_a_full_disk_fails_the_repair_and_not_the_node(world: World) -> No
     )
     assert reply.failed  # type: ignore[union-attr]
     world.storages["n3"].disk.full = False
-    result = await done(n3.begin_repair("", b"", None))
+    result = await done(n3.upkeep.begin_repair("", b"", None))
     assert result["failed"] == []
     assert held(n3) == held(world.named("n1"))
 
@@ -198,7 +198,7 @@ async def test_states_that_do_not_parse_are_refused_and_change_nothing(world: Wo
 @pytest.mark.parametrize("partition", [-1, PARTITIONS, 10**9])
 async def test_partitions_that_there_are_not(world: World, partition: int) -> None:
     with pytest.raises(InvalidRequest, match="from 0 to 255"):
-        world.named("n1").begin_repair("", b"", partition)
+        world.named("n1").upkeep.begin_repair("", b"", partition)
 
 
 async def test_tasks_are_few_at_once_and_told_of_for_a_while() -> None:

@@ -196,7 +196,7 @@ async def test_a_partition_that_no_scan_gets_through_is_filled_key_by_key() -> N
     assert await n3.upkeep.anti_entropy.compare(world.named("n1").node_id, [P]) == [P]
     await until(lambda: all(is_readable(n3, key) for key in mine))
     assert [values(await get(n3, key, r=1)) for key in mine] == [[b"v"]] * 20
-    assert n3.repair_status()["partitions_damaged"] == [P]
+    assert n3.upkeep.status()["partitions_damaged"] == [P]
     await until(lambda: n3.upkeep.scrub.unscannable > 0)
     await world.stop()
 
