@@ -61,8 +61,10 @@ class KeyRepair:
         self.found = self.healed = self.unhealed = 0
 
     def note(self, partition: int, key: bytes) -> None:
-        """A record is unreadable here."""
+        """A record is unreadable here, or was when a scan that is a view of the past read it."""
         if (partition, key) in self._waiting or len(self._waiting) >= WAITING_MAX:
+            return
+        if self._is_readable(partition, key):
             return
         self.found += 1
         self._waiting[partition, key] = None
@@ -89,6 +91,9 @@ class KeyRepair:
 
     async def _heal(self, partition: int, key: bytes) -> bool:
         await self.repair(partition, key)
+        return self._is_readable(partition, key)
+
+    def _is_readable(self, partition: int, key: bytes) -> bool:
         try:
             self._replica.read(partition, key)
         except CorruptRecord:

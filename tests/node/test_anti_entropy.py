@@ -356,15 +356,30 @@ async def test_the_age_of_the_oldest_comparison_is_told(often: World) -> None:
 
 
 async def test_a_busy_receiver_refuses_and_is_asked_again(world: World) -> None:
+    """Within the same comparison: to be busy is no reason to begin anew."""
     await missed_by(world, "n3", 10)
-    answers = world.named("n3").upkeep.answers
-    answers._working = 3
-    comparing = asyncio.ensure_future(compare(world, "n1", "n3"))
+    n1, n3 = world.named("n1"), world.named("n3")
+    for node in (n1, n3):
+        assert all([await node.trees.build(partition) for partition in range(PARTITIONS)])
+    n3.upkeep.answers._working = 3
+    comparing = asyncio.ensure_future(n1.upkeep.anti_entropy.compare(n3.node_id, range(PARTITIONS)))
     await until(lambda: any(isinstance(request, ListKeys) for _, _, request in world.calls))
-    assert not equal(world)
-    answers._working = 0
-    await comparing
-    assert held(world.named("n1")) == held(world.named("n3"))
+    assert held(n1) != held(n3)
+    n3.upkeep.answers._working = 0
+    assert await comparing == []
+    assert held(n1) == held(n3)
+
+
+@pytest.mark.parametrize("begins", ["n1", "n3"], ids=["sent", "fetched"])
+async def test_what_is_healed_is_durable(world: World, begins: str) -> None:
+    await missed_by(world, "n3", 10)
+    other = "n3" if begins == "n1" else "n1"
+    for name in (begins, other):
+        await world.named(name).replica.sync()
+    await compare(world, begins, other)
+    n3 = world.named("n3")
+    assert len(held(n3)) == 10
+    assert world.storages["n3"].disk.unsynced_batches == 0
 
 
 async def test_clients_that_wait_slow_the_background_down(world: World) -> None:
