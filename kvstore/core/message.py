@@ -250,7 +250,7 @@ class CompareTrees(NamedTuple):
 
 
 class TreesCompared(NamedTuple):
-    """One byte for each hash: 0 equal, 1 different, 2 no tree yet: ask again later."""
+    """One byte for each hash: 0 equal, 1 different, 2 no tree yet: ask again, 3 no scan gets through."""
 
     verdicts: bytes
 

@@ -17,7 +17,7 @@ from kvstore.core.membership import NodeId
 from kvstore.core.ring import PARTITIONS
 from kvstore.errors import KVStoreError, NotReady, PeerRefused, StorageFailed
 from kvstore.node.cluster_view import ClusterView
-from kvstore.node.exchange import DIFFERENT, NO_TREE, Exchange
+from kvstore.node.exchange import DAMAGED, DIFFERENT, NO_TREE, Exchange
 from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Random
 from kvstore.node.reach import Reach
@@ -57,6 +57,8 @@ class AntiEntropy:
         self._failures: dict[NodeId, int] = {}
         self._urgent: dict[tuple[NodeId, int], None] = {}
         self._compared_s: dict[tuple[NodeId, int, int], float] = {}
+        self._damaged_there: dict[tuple[NodeId, int], None] = {}
+        self._refill_due_s: dict[tuple[NodeId, int, int], float] = {}
         self._shared: dict[tuple[NodeId, int], tuple[int, ...]] = {}
         self._shared_as_of: tuple[int, bytes] = (0, b"")
         self.on_compared: Callable[[int, NodeId], None] = lambda partition, peer: None
@@ -108,7 +110,7 @@ class AntiEntropy:
             if partition not in left:
                 self._urgent.pop((peer, partition), None)
         self._ended_s[peer] = now_s = self._loop.time()
-        if left:
+        if any(not self.is_hopeless(partition, peer) for partition in left):
             self._due_s[peer] = now_s + min(RETRY_S, interval_s * _MISSED_SHARE)
         elif len(partitions) == PARTITIONS:
             self._failures[peer] = failures
@@ -169,7 +171,7 @@ class AntiEntropy:
                     continue
                 left.append(partition)
                 if partition in self._trees.damaged:
-                    await self._exchange.refill(peer, n, partition)
+                    await self._refill(peer, n, partition)
             left += await self._compare_ready(peer, n, built)
         return left
 
@@ -184,13 +186,28 @@ class AntiEntropy:
                 return list(partitions)
         left = []
         for partition, verdict in zip(partitions, verdicts, strict=True):
-            if verdict == NO_TREE or (
+            self._damaged_there.pop((peer, partition), None)
+            if verdict == DAMAGED:
+                self._damaged_there[peer, partition] = None
+            if verdict in (NO_TREE, DAMAGED) or (
                 verdict == DIFFERENT and not await self._heal_partition(peer, n, partition)
             ):
                 left.append(partition)
             else:
                 self._compared_s[peer, n, partition] = self._loop.time()
         return left
+
+    async def _refill(self, peer: NodeId, n: int, partition: int) -> None:
+        """A partition that cannot be scanned here. Takes a list of all there is, so not at every chance."""
+        now_s = self._loop.time()
+        if now_s >= self._refill_due_s.get((peer, n, partition), 0.0):
+            async with self._turn:
+                await self._exchange.refill(peer, n, partition)
+            self._refill_due_s[peer, n, partition] = now_s + self._limits.anti_entropy_interval_s
+
+    def is_hopeless(self, partition: int, peer: NodeId) -> bool:
+        """On one of the two sides no scan gets through it: no reason to try again at once."""
+        return partition in self._trees.damaged or (peer, partition) in self._damaged_there
 
     async def _heal_partition(self, peer: NodeId, n: int, partition: int) -> bool:
         """False: not now."""

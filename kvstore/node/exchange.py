@@ -46,7 +46,7 @@ from kvstore.node.reach import Reach
 from kvstore.node.replica import Replica
 
 CALL_S = 10.0
-SAME, DIFFERENT, NO_TREE = range(3)
+SAME, DIFFERENT, NO_TREE, DAMAGED = range(4)
 LISTED_KEYS_MAX = 2048
 LISTED_BYTES_MAX = 256 * KIB
 LISTING_S = 2.0  # for one page; what it found by then is a page, too
@@ -86,7 +86,7 @@ class Exchange:
     async def compare_roots(self, peer: NodeId, n: int, partitions: Sequence[int]) -> bytes:
         """One verdict for each partition; all of them have a tree here. Raises PeerError, NotReady."""
         verdicts = await self._compare(peer, n, partitions, ROOT, (0,))
-        self.counts.compared += len(verdicts) - verdicts.count(NO_TREE)
+        self.counts.compared += verdicts.count(SAME) + verdicts.count(DIFFERENT)
         self.counts.different += verdicts.count(DIFFERENT)
         return verdicts
 
@@ -95,7 +95,7 @@ class Exchange:
         positions: Sequence[int] = range(FAN_OUT)
         for level in (INNER, LEAVES):
             verdicts = await self._compare(peer, n, (partition,), level, positions)
-            if NO_TREE in verdicts:
+            if NO_TREE in verdicts or DAMAGED in verdicts:
                 raise NotReady("the peer has given its tree up")
             positions = [at for at, verdict in zip(positions, verdicts, strict=True) if verdict]
             if not positions:

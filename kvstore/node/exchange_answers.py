@@ -25,6 +25,7 @@ from kvstore.core.ring import PARTITIONS
 from kvstore.errors import CorruptRecord, InvalidRequest, NotReady, Overloaded
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.exchange import (
+    DAMAGED,
     DIFFERENT,
     NO_TREE,
     SAME,
@@ -77,7 +78,7 @@ class ExchangeAnswers:
             tree = self._trees.tree(_checked(partition), request.n)
             if tree is None:
                 self._trees.build(partition)
-                verdicts += bytes([NO_TREE]) * len(positions)
+                verdicts += bytes([DAMAGED if partition in self._trees.damaged else NO_TREE]) * len(positions)
                 continue
             wanted = theirs[at * len(positions) : (at + 1) * len(positions)]
             mine = tree.hashes(request.level, positions)

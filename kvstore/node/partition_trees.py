@@ -41,6 +41,7 @@ class PartitionTrees:
         self._wake: asyncio.Future[None] | None = None
         self._n_default = 0
         self._n_of_bucket: dict[bytes, int] = {}
+        self._classes: list[int] = []
         self._digest: bytes | None = None
         self._terms = b""
         self.built = 0
@@ -96,7 +97,7 @@ class PartitionTrees:
     def classes(self) -> list[int]:
         """Every n that some bucket has."""
         self._heed_buckets()
-        return sorted({self._n_default, *self._n_of_bucket.values()})
+        return self._classes
 
     def _heed_buckets(self) -> None:
         """A bucket that got another n moves its keys to another tree: all are built again then."""
@@ -112,6 +113,7 @@ class PartitionTrees:
         if (default, special) == (self._n_default, self._n_of_bucket) and self._terms:
             return
         self._n_default, self._n_of_bucket = default, special
+        self._classes = sorted({default, *special.values()})
         self._terms = blake2b(repr((default, sorted(special.items()))).encode(), digest_size=8).digest()
         for partition in range(PARTITIONS):
             self.forget(partition)

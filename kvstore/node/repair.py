@@ -38,6 +38,7 @@ from kvstore.node.tasks import Task
 SLICE = 8  # partitions that one message asks for: the step of the progress that is shown
 SLICE_S = 60.0  # after which another home is asked
 FIRST_PAUSE_S = 0.005  # the peer builds its trees: small ones are soon there
+ROUNDS_MAX = 5  # after which a partition that could not be compared has failed
 DEADLINE_S = 3600.0
 
 
@@ -75,7 +76,7 @@ class Repair:
         """All homes in reach of each of them. Counts every partition once. Raises NotReady."""
         until_s = self._loop.time() + deadline_s
         left, healed, missing = list(partitions), 0, dict[NodeId, None]()
-        while left:
+        for _ in range(ROUNDS_MAX):
             leaders: dict[NodeId, list[int]] = {}
             alone: list[int] = []
             for partition in left:
@@ -91,10 +92,9 @@ class Repair:
                 healed += reply.healed
                 missing.update(dict.fromkeys(reply.missing))
             left = alone + [partition for reply in rounds for partition in reply.failed]
-            if not leaders or self._loop.time() >= until_s:
+            if not left or not leaders or self._loop.time() >= until_s:
                 break
-            if left:
-                await asyncio.sleep(BUSY_S)
+            await asyncio.sleep(BUSY_S)
         return {
             "repaired": task.done,
             "failed": sorted(left),
@@ -198,7 +198,8 @@ class Repair:
                 if isinstance(error, PeerUnreachable):
                     missing[peer] = None
                     return
-            if left and self._loop.time() >= until_s:
+            hopeless = all(self._anti_entropy.is_hopeless(partition, peer) for partition in left)
+            if left and (hopeless or self._loop.time() >= until_s):
                 failed.update(dict.fromkeys(left))
                 return
             if left:

@@ -198,6 +198,11 @@ async def test_a_partition_that_no_scan_gets_through_is_filled_key_by_key() -> N
     await until(lambda: all(is_readable(n3, key) for key in mine))
     assert [values(await get(n3, key, r=1)) for key in mine] == [[b"v"]] * 20
     assert n3.upkeep.status()["partitions_damaged"] == [P]
+    for begins in ("n1", "n3"):  # on both sides: it is told, and nobody waits for it
+        task = world.named(begins).upkeep.begin_repair("", b"", P)
+        assert await task.ended(10)
+        assert task.result["failed"] == [P]
+    assert n3.trees.tree(P, 3) is None
     await until(lambda: n3.upkeep.scrub.unscannable > 0)
     await world.stop()
 
