@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -42,12 +43,14 @@ class HttpServer:
         self._pool = ConnectionPool(
             connections_max=limits.connections_max,
             header_timeout_s=limits.header_timeout_s,
+            handle=self._app.handle,
             answer=self._app.answer,
             shed=self._shed_connection,
             report=report,
         )
         self.metrics.connections = lambda: len(self._pool.open)
-        self._manager = web.Server(self._app.handle, access_log=None)
+        # A Reply is what aiohttp asks of a response, and no subclass of theirs (reply.py says why).
+        self._manager = web.Server(cast(Any, self._app.handle), access_log=None)
         self._listener: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:

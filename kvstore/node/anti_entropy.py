@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
+from kvstore.core.message import PartitionsRepaired, RepairPartitions
 from kvstore.core.ring import PARTITIONS
 from kvstore.errors import KVStoreError, NotReady, PeerRefused, StorageFailed
 from kvstore.node.cluster_view import ClusterView
@@ -25,14 +26,17 @@ from kvstore.node.reach import Reach
 RETRY_S = 5.0  # after a comparison that did not end; and for a peer out of reach
 BUSY_S = 0.2
 BUSY_TRIES = 10
+LED_S = 30.0  # for a peer that compares itself with others
+_LED_AT_ONCE = 8
 _BUILT_AT_ONCE = 16  # partitions that are built before they are compared
 _MISSED_SHARE = 1 / 6  # of the interval, for a peer that failed to answer since it was last compared
 
 
 class AntiEntropy:
-    """`on_compared(partition, peer)`: all that both are homes of was equal, or has been made equal.
+    """`on_compared(partition, peer)`: the peer has all that this node, or the other homes, had of it.
 
-    `urgent(partition, peer)` puts a pair first, for one that is known to have missed something.
+    Called for every pair that was compared, so it must cost next to nothing. `urgent(partition, peer)`
+    puts a pair first, for a peer that is known to have missed something there.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class AntiEntropy:
         self._due_s: dict[NodeId, float] = {}
         self._ended_s: dict[NodeId, float] = {}
         self._failures: dict[NodeId, int] = {}
+        self._pause_s: dict[NodeId, float] = {}
         self._urgent: dict[tuple[NodeId, int], None] = {}
         self._compared_s: dict[tuple[NodeId, int, int], float] = {}
         self._damaged_there: dict[tuple[NodeId, int], None] = {}
@@ -100,7 +105,7 @@ class AntiEntropy:
         interval_s = self._limits.anti_entropy_interval_s
         failures = self._reach.failures(peer)
         try:
-            left = await self.compare(peer, partitions)
+            left = await self._compare_any(peer, partitions)
         except StorageFailed:
             raise
         except KVStoreError as error:
@@ -109,12 +114,35 @@ class AntiEntropy:
         for partition in partitions:
             if partition not in left:
                 self._urgent.pop((peer, partition), None)
+        pause_s = self._pause_s.get(peer, BUSY_S / 2) * 2 if left else BUSY_S
+        self._pause_s[peer] = min(pause_s, RETRY_S)
         self._ended_s[peer] = now_s = self._loop.time()
         if any(not self.is_hopeless(partition, peer) for partition in left):
             self._due_s[peer] = now_s + min(RETRY_S, interval_s * _MISSED_SHARE)
         elif len(partitions) == PARTITIONS:
             self._failures[peer] = failures
             self._due_s[peer] = now_s + interval_s * self._random.uniform("anti-entropy-pause", 0.7, 0.9)
+
+    async def _compare_any(self, peer: NodeId, partitions: Sequence[int]) -> list[int]:
+        """`compare`; and for what this node holds no copy of, the peer itself compares with its homes.
+
+        A node that stood in for a home may know that the home missed something, and be no home itself.
+        """
+        if len(partitions) == PARTITIONS:
+            return await self.compare(peer, partitions)
+        mine = {p for n in self._trees.classes() for p in self.shared(peer, n)}
+        left = await self.compare(peer, [p for p in partitions if p in mine])
+        foreign = tuple(p for p in partitions if p not in mine)
+        for start in range(0, len(foreign), _LED_AT_ONCE):
+            part = foreign[start : start + _LED_AT_ONCE]
+            request = RepairPartitions(part, int(LED_S * 1000))
+            reply = cast(PartitionsRepaired, await self._exchange.call(peer, request, LED_S + 1.0))
+            failed = part if reply.missing else reply.failed
+            left += failed
+            for partition in part:
+                if partition not in failed:
+                    self.on_compared(partition, peer)
+        return left
 
     async def _rest(self, for_s: float) -> None:
         self._wake = self._loop.create_future()
@@ -136,7 +164,8 @@ class AntiEntropy:
         now_s = self._loop.time()
         for peer, _ in self._urgent:
             tried_s = self._ended_s.get(peer)
-            if (tried_s is None or now_s - tried_s >= BUSY_S) and self._reach(peer):
+            waited = tried_s is None or now_s - tried_s >= self._pause_s.get(peer, BUSY_S)
+            if waited and self._reach(peer):
                 return peer
         return None
 
@@ -155,7 +184,8 @@ class AntiEntropy:
         for n in self._trees.classes():
             both = [partition for partition in self.shared(peer, n) if partition in wanted]
             left.update(await self._compare_class(peer, n, both))
-        for partition in sorted(wanted - left):
+        shared = {partition for n in self._trees.classes() for partition in self.shared(peer, n)}
+        for partition in sorted((wanted & shared) - left):
             self.on_compared(partition, peer)
         return sorted(left)
 

@@ -345,6 +345,29 @@ async def test_an_urgent_pair_waits_for_a_peer_that_is_down(world: World) -> Non
     await until(lambda: equal(world))
 
 
+async def test_a_node_that_is_no_home_has_the_home_ask_the_others() -> None:
+    """It stood in, had no room for the hint, and knows that the home lacks something."""
+    world = World()
+    for name in ("n1", "n2", "n3", "n4"):
+        await world.start(name, expect=4)
+    await world.formed()
+    homes = world.homes("b", b"k")
+    stranger = next(node for node in world.nodes.values() if node not in homes)
+    world.intercept = cut_off(homes[2].name)  # type: ignore[assignment]
+    await put(homes[0], b"k", b"v")
+    world.intercept = lambda _a, _b, request: request
+    assert held(homes[2]) == {}
+    partition, done = partition_of(full_key("b", b"k")), list[tuple[int, str]]()
+    stranger.upkeep.anti_entropy.on_compared = lambda partition, peer: done.append((partition, peer))
+    world.down.add(homes[0].name)  # without it nobody can be sure that the home lacks nothing
+    stranger.upkeep.anti_entropy.urgent(partition, homes[2].node_id)
+    await until(lambda: held(homes[2]) != {})
+    assert done == []
+    world.down.clear()
+    await until(lambda: done == [(partition, homes[2].node_id)])
+    await world.stop()
+
+
 async def test_the_age_of_the_oldest_comparison_is_told(often: World) -> None:
     node = often.named("n1")
     await until(lambda: node.upkeep.figures().partitions_compared >= 2 * PARTITIONS)
