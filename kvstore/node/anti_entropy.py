@@ -57,6 +57,7 @@ class AntiEntropy:
         self._wake: asyncio.Future[None] | None = None
         self._started_s = self._loop.time()
         self._due_s: dict[NodeId, float] = {}
+        self._not_before_s: dict[NodeId, float] = {}
         self._ended_s: dict[NodeId, float] = {}
         self._failures: dict[NodeId, int] = {}
         self._pause_s: dict[NodeId, float] = {}
@@ -88,7 +89,7 @@ class AntiEntropy:
                 longest_s = min(interval_s * _MISSED_SHARE, BUSY_S if self._urgent else interval_s)
                 await self._rest(min(longest_s, due[0] - now_s if due else 1.0))
             elif not self._reach(due[1]):
-                self._due_s[due[1]] = now_s + min(RETRY_S, interval_s * _MISSED_SHARE)
+                self._not_before_s[due[1]] = now_s + min(RETRY_S, interval_s * _MISSED_SHARE)
             else:
                 await self._begin(due[1], range(PARTITIONS))
 
@@ -97,8 +98,8 @@ class AntiEntropy:
         due_s = self._due_s[peer]
         if peer in self._ended_s and self._reach.failures(peer) != self._failures.get(peer, 0):
             missed_s = self._limits.anti_entropy_interval_s * _MISSED_SHARE
-            return min(due_s, self._ended_s[peer] + missed_s)
-        return due_s
+            due_s = min(due_s, self._ended_s[peer] + missed_s)
+        return max(due_s, self._not_before_s.get(peer, 0.0))
 
     async def _begin(self, peer: NodeId, partitions: Sequence[int]) -> None:
         """One comparison, and when the next one is due."""

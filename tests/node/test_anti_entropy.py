@@ -190,6 +190,27 @@ async def test_a_peer_that_dies_in_the_middle_is_compared_again_when_it_is_back(
     await until(lambda: equal(often))
 
 
+@pytest.mark.timeout(20)
+async def test_a_peer_that_fails_after_it_was_compared_does_not_keep_the_loop_busy(often: World) -> None:
+    """It is due early and out of reach: waiting for it must let everything else run."""
+    n1, n3 = often.named("n1"), often.named("n3")
+    await until(lambda: n3.node_id in n1.upkeep.anti_entropy._failures)
+    often.down.add("n3")
+    for _ in range(10):
+        n1.reach.failed(n3.node_id, hard=True)
+    tried = len(often.calls)
+    started_s = often.loop.time()
+    turns = 0
+    while often.loop.time() - started_s < 0.5:
+        await asyncio.sleep(0.001)
+        turns += 1
+    assert turns > 50
+    assert len(often.calls) - tried < 100
+    often.down.clear()
+    await put(n1, b"k", b"v")
+    await until(lambda: equal(often))
+
+
 async def test_a_home_whose_data_were_wiped_is_filled_again(often: World) -> None:
     for i in range(100):
         await put(often.named("n1"), b"key-%04d" % i, b"v%d" % i, w=3)
