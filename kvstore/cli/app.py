@@ -24,6 +24,8 @@ VERBS = {
     "status": "kvstore.cli.cluster:status",
     "explain": "kvstore.cli.cluster:explain",
     "hints": "kvstore.cli.hints:hints",
+    "repair": "kvstore.cli.repair:repair",
+    "tasks": "kvstore.cli.repair:tasks",
     "serve": "kvstore.cli.serve:serve",
     "config": "kvstore.cli.settings:config",
     "keygen": "kvstore.cli.settings:keygen",

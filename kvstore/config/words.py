@@ -107,4 +107,21 @@ LIMIT_WORDS = {
         "how far ahead a last-write-wins time may lie",
         "too high: a wrong clock wins for long",
     ),
+    "anti_entropy_interval_s": (
+        "how often a partition is compared with each other home of it",
+        "too high: what a replica missed stays missing for long",
+    ),
+    "anti_entropy_records_per_s": (
+        "records read per second to build and list trees",
+        "too high: clients wait; too low: a node is long back before it is compared",
+    ),
+    "anti_entropy_bytes_per_s": (
+        "bytes per second sent to and fetched from other homes to make them equal",
+        "too high: clients wait; too low: an emptied disk takes long to fill",
+    ),
+    "scrub_interval_s": (
+        "how often every record at rest is read again",
+        "too high: rot is found when the other copies have gone, too",
+    ),
+    "scrub_bytes_per_s": ("bytes per second that the scrub reads", "too high: clients wait for the disk"),
 }

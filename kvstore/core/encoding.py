@@ -81,6 +81,19 @@ def causal_bytes(encoded: bytes) -> bytes:
     return _split(encoded)[0]
 
 
+def own_causal_bytes(encoded: bytes) -> bytes:
+    """`causal_bytes` of a state that this node wrote and a checksum covers: a slice, without the contents.
+
+    The value may have a MiB, and every write asks for two of these. Raises CorruptRecord.
+    """
+    head = encoded[:3]
+    if head == b"\x93\x01\xc4" and len(encoded) > 4:
+        return encoded[4 : 4 + encoded[3]]
+    if head == b"\x93\x01\xc5":
+        return encoded[5 : 5 + int.from_bytes(encoded[3:5], "big")]
+    return causal_bytes(encoded)
+
+
 def decode_causal(encoded: bytes) -> Causal:
     """Dots and context of an encoded state, leaving its versions alone."""
     return _causal(_split(encoded)[0])

@@ -28,8 +28,9 @@ from kvstore.httpapi.media import encode_json
 from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.openapi import describe
 from kvstore.httpapi.options import REQUEST_ID
+from kvstore.httpapi.repair_routes import RepairRoutes
 from kvstore.httpapi.reply import DateLine, Reply
-from kvstore.httpapi.route_table import admin_routes, collection_routes, key_routes
+from kvstore.httpapi.route_table import admin_routes, collection_routes, key_routes, repair_routes
 from kvstore.httpapi.routes import Call, Route, Router
 from kvstore.httpapi.service import Service
 from kvstore.httpapi.status_codes import PROBLEM_TYPE, headers_of, outcome_of, problem_of, status_of
@@ -71,7 +72,12 @@ class App:
             lambda: describe(self.router.routes, version=release()),
             lambda: self.draining,
         )
-        return (*of_keys, *collection_routes(Listing(service).page, batch.run), *admin_routes(admin))
+        return (
+            *of_keys,
+            *collection_routes(Listing(service).page, batch.run),
+            *admin_routes(admin),
+            *repair_routes(RepairRoutes(service)),
+        )
 
     async def handle(self, request: web.BaseRequest | WholeRequest) -> Reply:
         """Called for each request. Answers everything; raises only what ends the connection."""

@@ -168,6 +168,14 @@ def _schemas() -> dict[str, Any]:
              "problem": {"$ref": "#/components/schemas/Problem"}, **value, **siblings},
             ("status", "headers"),
         ),
+        "Task": _object(
+            {"id": _TEXT, "kind": {"type": "string", "enum": ["repair", "barrier"]},
+             "state": {"type": "string", "enum": ["running", "done", "failed"]}, "done": integer,
+             "total": integer, "took_s": {"type": "number"}, "error": _TEXT, "healed": integer,
+             "missing": {"type": "array", "items": _TEXT}, "failed": {"type": "array", "items": integer}},
+            ("id", "kind", "state", "done", "total", "took_s"),
+        ),
+        "Tasks": _object({"tasks": {"type": "array", "items": {"$ref": "#/components/schemas/Task"}}}),
         "Properties": _object(_properties()),
         "Hints": _object(
             {"node": _TEXT, "delivered": integer, "dropped": integer, "marks": integer, **amounts,

@@ -15,6 +15,7 @@ from kvstore.httpapi.connection import Connection, ConnectionPool, Refusal
 from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.node_metrics import NodeMetrics
 from kvstore.httpapi.service import Service
+from kvstore.httpapi.upkeep_metrics import UpkeepMetrics
 
 _LINGER_S = 1.0  # reading on after an early answer, so that closing does not reset it away
 _BACKLOG = 1024  # connections the kernel holds while the loop is busy
@@ -38,6 +39,7 @@ class HttpServer:
         limits = service.limits
         self.metrics = metrics or Metrics()
         self.metrics.registry.register(NodeMetrics(service))
+        UpkeepMetrics(service.upkeep.figures, self.metrics.registry)
         self._limits = limits
         self._app = App(service, self.metrics, client_token=client_token, report=report)
         self._pool = ConnectionPool(

@@ -8,7 +8,7 @@ disk: anti-entropy has to bring what nobody kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -46,13 +46,17 @@ _NONE_PENDING = Pending(0, 0, 0)
 
 
 class HintStore:
-    """`delivered` counts hints that reached their owners, `dropped` copies that nobody keeps."""
+    """`delivered` counts hints that reached their owners, `dropped` copies that nobody keeps.
+
+    `on_missed(partition, target)` is called with every mark that is left.
+    """
 
     def __init__(self, storage: Storage, wall: WallClock, limits: Limits) -> None:
         self._storage, self._wall, self._limits = storage, wall, limits
         self._pending: dict[int, dict[NodeId, Pending]] = {}
         self._marks: dict[tuple[int, NodeId], None] = {}
         self._last_dots: dict[bytes, tuple[Dot, NodeId]] = {}
+        self.on_missed: Callable[[int, NodeId], None] = lambda partition, target: None
         self.count = self.bytes = self.delivered = self.dropped = 0
 
     async def start(self) -> None:
@@ -197,6 +201,7 @@ class HintStore:
         target, key = split_hint_key(record_key)
         self._storage.apply([_mark(partition, target), (Kind.HINT, partition, record_key, None)])
         self._marks[partition, target] = None
+        self.on_missed(partition, target)
         self.dropped += 1
         self._forget_dot(key, target)
         for each in self._pending.pop(partition, {}).values():  # its size is unknown: count again
@@ -216,6 +221,7 @@ class HintStore:
         if (partition, target) in self._marks:
             return
         self._marks[partition, target] = None
+        self.on_missed(partition, target)
         with suppress(StorageFull):  # then the mark lasts as long as this run
             self._storage.apply([_mark(partition, target)])
             self._storage.sync()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from kvstore.core.backoff import backoff_s
@@ -88,6 +89,13 @@ class HintedHandoff:
             for target in self._hints.by_target():
                 if self._may_ask(target) or self._may_have_moved(target):
                     progress |= await self._turn(target)
+
+    async def deliver(self, timeout_s: float) -> bool:
+        """One round now; True if nothing is left for a node in reach."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.round()
+        return not any(map(self._reach, self._hints.by_target()))
 
     # --- who can be asked ---------------------------------------------------------------------------
 

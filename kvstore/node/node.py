@@ -47,6 +47,7 @@ from kvstore.errors import (
     InvalidRequest,
     KVStoreError,
     NotReady,
+    Overloaded,
     QuorumNotMet,
     StorageError,
     StorageFailed,
@@ -60,10 +61,13 @@ from kvstore.node.formation import Formation
 from kvstore.node.gossip import GossipLoop
 from kvstore.node.hinting import Hinting, too_far_ahead
 from kvstore.node.hybrid_time import HybridTime
+from kvstore.node.pace import Pace
+from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.replica import Replica
 from kvstore.node.scan import Page, Scanner, scan_here
+from kvstore.node.upkeep import Upkeep
 
 BACKGROUND_TASKS_MAX = 1024
 _STORED = Stored()
@@ -96,14 +100,15 @@ class Node:
         self._storage, self._peers, self.wall, self._report = storage, peers, wall, report
         self.limits, self.signing_key, self._fatal = limits, signing_key, fatal
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.view = view
         self.registry = BucketRegistry(storage, defaults)
         self.registry.start()
         self.time = HybridTime(wall, limits.clock_skew_max_s)
-        self.replica = Replica(storage, random, self.time, limits, self._sync_failed)
-        self.reach = Reach(self._loop)
+        self.pace, self.reach = Pace(limits), Reach(self._loop)
+        self.trees = PartitionTrees(storage, self.registry, self.pace, report)
+        self.replica = Replica(storage, random, self.time, limits, self._sync_failed, self.trees)
         self.hinting = Hinting(
             view=self.view,
             buckets=self.registry,
@@ -141,6 +146,10 @@ class Node:
         kept = self.hinting.kept
         self._explainer = Explainer(self.view, self.registry, self.replica, kept, peers, self.reach, limits)
         self._meet(random, seeds, bootstrap_expect)
+        self.upkeep = self._made_upkeep(random)
+        kept.on_missed = self.upkeep.anti_entropy.urgent
+        self.upkeep.anti_entropy.on_compared = kept.unmark
+        self.upkeep.repair.deliver_hints = self.hinting.handoff.deliver
         self._handlers = self._answers_to_peers()
 
     def _meet(self, random: Random, seeds: tuple[str, ...], expect: int) -> None:
@@ -165,6 +174,21 @@ class Node:
             report=self._report,
         )
 
+    def _made_upkeep(self, random: Random) -> Upkeep:
+        return Upkeep(
+            view=self.view,
+            storage=self._storage,
+            replica=self.replica,
+            trees=self.trees,
+            pace=self.pace,
+            peers=self._peers,
+            reach=self.reach,
+            random=random,
+            limits=self.limits,
+            start=self._start_loop,
+            report=self._report,
+        )
+
     def _answers_to_peers(
         self,
     ) -> dict[type[Request], Callable[[Any], Reply | asyncio.Future[Reply] | asyncio.Future[None]]]:
@@ -184,6 +208,7 @@ class Node:
             FetchBucket: lambda request: BucketHeld(self.registry.record(request.name)),
             StoreHint: self.hinting.store,
             FetchHints: self.hinting.fetch,
+            **self.upkeep.answers_to_peers(self._in_background),
         }
 
     # --- life -----------------------------------------------------------------------------------------
@@ -196,8 +221,11 @@ class Node:
             if member.node_id != self.node_id:
                 self._peers.learn(member.node_id, member.rpc_address)
         await self.hinting.kept.start()
+        for partition, target in self.hinting.kept.marks():
+            self.upkeep.anti_entropy.urgent(partition, target)
         self._start_loop("gossip", self.gossip.run())
         self._start_loop("handoff", self.hinting.handoff.run())
+        self.upkeep.start()
         if self.view.layout is None:
             self._start_loop("formation", self._formation.run())
 
@@ -226,11 +254,11 @@ class Node:
     def _start_loop(self, name: str, loop: Coroutine[Any, Any, None]) -> None:
         self._keep(self._loop.create_task(loop, name=name))
 
-    def _keep(self, task: asyncio.Task[None]) -> None:
+    def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             return
@@ -394,6 +422,15 @@ class Node:
     async def _done(self, work: Awaitable[None]) -> Done:
         await work
         return Done()
+
+    def _in_background(self, work: Coroutine[Any, Any, Reply]) -> asyncio.Future[Reply]:
+        """For what may take long: ends with the node. Raises Overloaded."""
+        if len(self._tasks) >= BACKGROUND_TASKS_MAX:
+            work.close()
+            raise Overloaded("too much work in the background")
+        task = self._loop.create_task(work)
+        self._keep(task)
+        return task
 
     def _as_task(self, work: Coroutine[Any, Any, Reply]) -> asyncio.Future[Reply]:
         return self._loop.create_task(work)

@@ -20,6 +20,7 @@ class Reach:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._breakers: dict[NodeId, CircuitBreaker] = {}
+        self._failures: dict[NodeId, int] = {}
 
     def __call__(self, node: NodeId) -> bool:
         breaker = self._breakers.get(node) if self._breakers else None
@@ -41,6 +42,11 @@ class Reach:
         if breaker is None:
             breaker = self._breakers[node] = CircuitBreaker()
         breaker.failed(self._loop.time(), hard=hard)
+        self._failures[node] = self._failures.get(node, 0) + 1
+
+    def failures(self, node: NodeId) -> int:
+        """How often it failed since this node started."""
+        return self._failures.get(node, 0)
 
     def state(self, node: NodeId) -> State:
         breaker = self._breakers.get(node)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from kvstore.core.encoding import (
     Causal,
@@ -65,6 +65,24 @@ class Minted(NamedTuple):
     base: bytes = b""
 
 
+class Trees(Protocol):
+    """Hashes of what is held (node/partition_trees.py); told of every change in the turn that applies it."""
+
+    def changed(self, partition: int, key: bytes, old: bytes, new: bytes, /) -> None: ...
+
+    def forget(self, partition: int, /) -> None:
+        """What is about to be replaced there is unreadable."""
+
+
+class _NoTrees:
+    def changed(self, *change: object) -> None: ...
+
+    def forget(self, partition: int) -> None: ...
+
+
+_NO_TREES = _NoTrees()
+
+
 class Replica:
     """`renewed` counts replica ids given up; `corrupt` records found unreadable.
 
@@ -78,9 +96,10 @@ class Replica:
         time: HybridTime,
         limits: Limits,
         on_sync_failed: Callable[[BaseException], None] = lambda error: None,
+        trees: Trees = _NO_TREES,
     ) -> None:
         self._storage, self._random, self._time, self._limits = storage, random, time, limits
-        self._on_sync_failed = on_sync_failed
+        self._on_sync_failed, self._trees = on_sync_failed, trees
         self._group: asyncio.Future[None] | None = None
         self._stopped = False
         self._state_bytes_max = min(limits.state_bytes_max, limits.frame_bytes_max - _FRAME_OVERHEAD_BYTES)
@@ -210,6 +229,7 @@ class Replica:
             )
         self._storage.apply([(Kind.DATA, partition, key, encoded)])
         copy.counter = dot[1]
+        self._trees.changed(partition, key, held, encoded)
         return Minted(encoded, siblings, dot, hlc_time, base)
 
     def store(self, partition: int, key: bytes, incoming: bytes, base: bytes = b"", writer: int = 0) -> None:
@@ -230,6 +250,7 @@ class Replica:
                 mine = None
             if mine is not None and mine.startswith(base):
                 self._storage.apply([(Kind.DATA, partition, key, incoming)])
+                self._trees.changed(partition, key, mine, incoming)
                 return
         theirs: Causal | None = decode_causal(incoming)
         assert theirs is not None
@@ -243,10 +264,12 @@ class Replica:
         except CorruptRecord:
             decode_state(incoming)  # raises if it is the sender's record that does not parse
             self.corrupt += 1
+            self._trees.forget(partition)
             self._renew(partition)
             mine, merged = None, incoming
         if merged != mine:
             self._storage.apply([(Kind.DATA, partition, key, merged)])
+            self._trees.changed(partition, key, mine or b"", merged)
 
     def _held_and_copy(
         self, partition: int, key: bytes, context: CausalContext | None
@@ -261,6 +284,7 @@ class Replica:
         except CorruptRecord:
             # Taking "don't know" for "empty" with the old id would dominate acknowledged dots (B3).
             self.corrupt += 1
+            self._trees.forget(partition)
             return b"", *_NOTHING, self._renew(partition)
         highest = causal.context.highest(copy.replica_id)
         if context is not None:

@@ -76,7 +76,7 @@ class LocalCluster:
         """Stop a node as SIGTERM would: requests in flight end, what is applied is synced."""
         server = self.running.pop(name)
         await server.stop()
-        if not self._data_dir:
+        if self._data_dir is None:
             self._storages[name] = memory_storage(self._storages[name].disk)
 
     async def ready(self) -> None:

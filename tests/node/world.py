@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from kvstore.core.bucket import BucketProperties
@@ -17,6 +18,9 @@ from kvstore.errors import KVStoreError, PeerRefused, PeerTimeout, PeerUnreachab
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
 from kvstore.storage.memory import MemoryStorage
+
+QUIET = replace(DEFAULT_LIMITS, anti_entropy_interval_s=86_400.0)
+"""No comparison begins by itself: what a test sees is what it did."""
 
 
 class Clock:
@@ -59,7 +63,7 @@ class World:
         self.fatal: list[tuple[str, KVStoreError]] = []
         self.intercept: Callable[[str, str, Request], Request | None] = lambda _a, _b, request: request
 
-    async def start(self, name: str, *, n: int = 3, expect: int = 3, limits: Limits = DEFAULT_LIMITS) -> Node:
+    async def start(self, name: str, *, n: int = 3, expect: int = 3, limits: Limits = QUIET) -> Node:
         storage = self.storages.setdefault(name, MemoryStorage())
         clock = self.clocks.setdefault(name, Clock())
         seed = int(name[1:])

@@ -162,3 +162,14 @@ def test_the_fake_client_needs_nothing_of_a_node() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "FakeClient", done.stderr
+
+
+async def test_a_node_of_a_cluster_on_disk_stops_and_starts_again_with_what_it_had(tmp_path: Path) -> None:
+    async with LocalCluster(nodes=1, data_dir=tmp_path) as cluster:
+        async with AsyncClient(cluster.endpoints) as kv:
+            await kv.bucket("b").put("k", b"v")
+        await cluster.stop("n1")
+        await cluster.start("n1")
+        await cluster.ready()
+        async with AsyncClient(cluster.endpoints) as kv:
+            assert await kv.bucket("b").get("k") == b"v"
