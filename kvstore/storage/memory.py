@@ -132,6 +132,28 @@ class MemoryDisk:
         sealed[bit // 8 % len(sealed)] ^= 1 << bit % 8
         table.records[stored] = bytes(sealed)
 
+    def keys(self, kind: Kind) -> list[tuple[int, bytes]]:
+        """(partition, key) of every record of this kind, in order; readable or not."""
+        return [
+            (partition, stored[PARTITION_BYTES:])
+            for (held, partition), table in sorted(self._tables.items())
+            if held is kind
+            for stored in table.order
+        ]
+
+    def record(self, kind: Kind, partition: int, key: bytes) -> bytes | None:
+        """What is there, whoever uses the disk. Raises CorruptRecord."""
+        return self._tables.get((kind, partition), _NO_RECORDS).get(stored_key(partition, key))
+
+    def durable(self, kind: Kind, partition: int, key: bytes) -> bytes | None:
+        """What a crash that loses the whole unsynced tail would leave. Raises CorruptRecord."""
+        table, stored = self._tables.get((kind, partition), _NO_RECORDS), stored_key(partition, key)
+        for batch in self._unsynced:
+            for changed, name, before in batch:
+                if changed is table and name == stored:
+                    return None if before is None else unseal(stored, before)
+        return table.get(stored)
+
     def _apply(self, changes: list[tuple[Kind, int, bytes, bytes | None]]) -> None:
         undo = []
         for kind, partition, stored, sealed in changes:
