@@ -1,4 +1,4 @@
-"""Invariants of every step, seen from inside: what disks hold, what answers carry. The white-box half of the proof.
+"""Invariants of every step, seen from inside: what disks hold and what answers carry.
 
     I1  a dot names one write, ever: one key, one version, on every node and across restarts.
     I2  contexts are sound. Ground truth: when a dot is first seen on a disk, its write is made; what its
@@ -12,9 +12,9 @@
         of their disk; as a home or as a stand-in.
     I9  what is written to a disk parses.
 
-The hooks `applied`, `synced`, `crashed` and `wiped` are those of `MemoryDisk.observer` with the node's name
-in front. `asked`, `answered` and `acked` are told by whoever plays the clients; without `asked` a write is
-taken to supersede whatever its first state covers, which makes I2 weaker and never wrong.
+What disks do is told by `MemoryDisk.observer`, see `Invariants.of`; `asked`, `answered` and `acked` by
+whoever plays the clients. Without `asked` a write is taken to supersede whatever its first state covers and
+does not hold, which makes I2 weaker and never wrong.
 
 Sets of dots are bit sets per key, one bit per dot in order of birth; a state is read once, however many
 nodes store it.
@@ -33,13 +33,14 @@ from kvstore.core.sibling import Version
 from kvstore.core.vector_clock import CausalContext, Dot
 from kvstore.errors import KVStoreError
 from kvstore.node.ports import Kind, Write
+from kvstore.storage.memory import DiskObserver
 
 _HOME = b""
 _BREACHES_MAX = 100
 _MEMO_MAX = 512  # states of one key that are remembered by their bytes
 
 ReadHint = Callable[[bytes, bytes], tuple[bytes, bytes]]
-"""(record key, record value) of a Kind.HINT -> (full key, encoded state)."""
+"""(record key, record value) of a Kind.HINT -> (full key, encoded state). The value may be b""."""
 
 
 class Breach(NamedTuple):
@@ -73,14 +74,13 @@ _Held = dict[bytes, _State]
 class _Disk:
     """One node's records, now and after a crash. `pending`: batches not yet durable, oldest first."""
 
-    __slots__ = ("before_loss", "durable", "durable_batches", "now", "pending")
+    __slots__ = ("before_loss", "durable", "now", "pending")
 
     def __init__(self) -> None:
         self.now: dict[bytes, _Held] = {}
         self.durable: dict[bytes, _Held] = {}
         self.before_loss: dict[bytes, _Held] = {}
         self.pending: deque[list[tuple[_Slot, _State | None]]] = deque()
-        self.durable_batches = 0
 
 
 @dataclass(slots=True)
@@ -193,9 +193,15 @@ class Invariants:
         newest = bits & ~known.superseded_within(bits)
         if newest.bit_count() != 1:
             dots = self._dots(known, newest)
-            self._breach("I2", key, "", f"the answer to a write covers {dots}: it should add one to its token")
+            self._breach(
+                "I2", key, "", f"the answer to a write covers {dots}: it should add one to its token"
+            )
 
     # --- disks ----------------------------------------------------------------------------------------
+
+    def of(self, node: str) -> DiskObserver:
+        """What tells here what happens to the disk of this node."""
+        return _Watched(self, node)
 
     def applied(self, node: str, batch: Sequence[Write]) -> None:
         disk = self._disk(node)
@@ -212,10 +218,10 @@ class Invariants:
             changes.append(((key, where), self._apply(node, disk, key, where, state)))
         disk.pending.append(changes)
 
-    def synced(self, node: str, batches_durable: int) -> None:
-        """So many batches, of all that were ever applied here and not lost, are durable."""
+    def synced(self, node: str, batches: int) -> None:
+        """So many more batches are durable, oldest first."""
         disk = self._disk(node)
-        while disk.pending and disk.durable_batches < batches_durable:
+        for _ in range(min(batches, len(disk.pending))):
             self._settle(disk)
 
     def crashed(self, node: str, lost_batches: int) -> None:
@@ -239,16 +245,20 @@ class Invariants:
         disk = self._disk(node)
         self.applied(node, list(records))
         self._settle(disk)
-        disk.durable_batches = 0
         if lost is not None:  # an acknowledgement on its way counted what was here
             disk.before_loss = lost.durable
 
-    def damaged(self, node: str, key: bytes) -> None:
-        """The record of `key` is unreadable there: the copy may start again from what others have."""
+    def damaged(self, node: str, kind: Kind, record_key: bytes) -> None:
+        """A record is unreadable there: the copy may start again from what others have."""
+        key, where = record_key, _HOME
+        if kind is Kind.HINT and self._read_hint is not None:
+            (key, _), where = self._read_hint(record_key, b""), record_key
+        elif kind is not Kind.DATA:
+            return
         disk = self._disk(node)
         for held in (disk.now, disk.durable):
-            if lost := held.pop(key, None):
-                disk.before_loss[key] = lost
+            if lost := held.get(key, {}).pop(where, None):
+                disk.before_loss.setdefault(key, {})[where] = lost
 
     # --- rules ----------------------------------------------------------------------------------------
 
@@ -265,7 +275,6 @@ class Invariants:
                 held.pop(where, None)
             else:
                 held[where] = state
-        disk.durable_batches += 1
 
     def _apply(
         self, node: str, disk: _Disk, key: bytes, where: bytes, encoded: bytes | None
@@ -275,7 +284,7 @@ class Invariants:
         before = held.get(where)
         if encoded is None:
             held.pop(where, None)
-            if where is not _HOME or before is None:
+            if where != _HOME or before is None:
                 return None
             self._keys[key].collected |= before.known
             state = before._replace(live=0, dropped=before.known, unexplained=0, collected=True)
@@ -284,9 +293,11 @@ class Invariants:
         read = self._read(key, encoded, node, minted=True)
         if read is None:
             return before
-        if where is _HOME and before is not None:
-            self._check_succession(key, node, before, read)
         self._check(key, node, read)
+        if where == _HOME and before is not None:
+            self._check_succession(key, node, before, read)
+            if collected := before.dropped & ~read.known:
+                read = read._replace(dropped=read.dropped | collected)
         held[where] = read
         return read
 
@@ -373,15 +384,35 @@ class Invariants:
         return at
 
     def _dots(self, known: _Key, bits: int) -> str:
-        named = [
-            f"{known.names[at]} ({known.versions[at].operation_id!r})" for at in _positions(bits)
-        ]
+        named = [f"{known.names[at]} ({known.versions[at].operation_id!r})" for at in _positions(bits)]
         return ", ".join(named) or "no dot"
 
     def _breach(self, invariant: str, key: bytes, node: str, detail: str) -> None:
         self.counts[invariant] += 1
         if len(self.breaches) < _BREACHES_MAX:
             self.breaches.append(Breach(invariant, key, node, detail, self._now()))
+
+
+class _Watched:
+    """DiskObserver of one node."""
+
+    def __init__(self, invariants: Invariants, node: str) -> None:
+        self._node, self._invariants = node, invariants
+
+    def applied(self, batch: Sequence[Write]) -> None:
+        self._invariants.applied(self._node, batch)
+
+    def synced(self, batches: int) -> None:
+        self._invariants.synced(self._node, batches)
+
+    def crashed(self, lost_batches: int) -> None:
+        self._invariants.crashed(self._node, lost_batches)
+
+    def wiped(self) -> None:
+        self._invariants.wiped(self._node)
+
+    def damaged(self, kind: Kind, partition: int, key: bytes) -> None:
+        self._invariants.damaged(self._node, kind, key)
 
 
 def _holds(disk: _Disk, key: bytes, wanted: CausalContext) -> bool:
