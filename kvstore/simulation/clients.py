@@ -164,7 +164,7 @@ class _Client:
             token_from=known.operation if writes and known else None,
             strict=plan.strict,
             session=action.session and not writes,
-            monotonic=plan.monotonic and not writes,
+            monotonic=plan.monotonic and 2 * plan.r > plan.n and not writes,
         )
         if kind is Kind.PUT:
             operation.value = self._value(action, operation.write_id, known)
@@ -205,7 +205,7 @@ class _Client:
         """Node after node until one has done it; (how it ended, the answer or the last error, by whom)."""
         everything = self._all
         machines, probes = everything._machines, everything._probes
-        maybe_applied = False
+        sent = 0
         retried_s: float | None = None
         error = KVStoreError("not tried")
         machine = machines[action.node % len(machines)]
@@ -218,9 +218,10 @@ class _Client:
             else:
                 if retried_s is not None and isinstance(answer, Written):
                     self._probe_retry(request, answer, retried_s)
+                operation.attempts = sent + 1
                 return Ended.OK, answer, machine
             if error.outcome == "unknown" and isinstance(request, Put):
-                maybe_applied = True
+                sent += 1
                 probes.hit("write unknown")
                 if not action.retry:
                     break
@@ -229,7 +230,8 @@ class _Client:
             else:
                 probes.hit("write refused before it was applied", isinstance(request, Put))
                 await asyncio.sleep(_NEXT_NODE_S)
-        ended = Ended.UNKNOWN if maybe_applied or isinstance(request, Get) else Ended.FAILED
+        operation.attempts = max(1, sent)
+        ended = Ended.UNKNOWN if sent or isinstance(request, Get) else Ended.FAILED
         return ended, error, machine
 
     def _probe_retry(self, request: Get | Put, answer: Written, retried_s: float) -> None:

@@ -40,6 +40,12 @@ UNHANDLED = ("wipe", "restore", "clone")
 """Kinds that the nodes do not survive yet; off unless asked for by name."""
 
 
+EXTRA_S = 20.0
+"""A fault that has not mattered yet when its time is over gets so much more."""
+
+_POLL_S = 0.1
+
+
 @dataclass(slots=True)
 class Outcome:
     """`hit`: the fault has mattered: a message was lost, a process died, a record was met as corrupt."""
@@ -72,25 +78,46 @@ class Faults:
         outcome.hit = await _HANDLERS[fault.kind](self, fault, chance)
         self._world.trace.add("fault over", number, fault.kind, outcome.hit)
 
+    async def _in_force(self, fault: Fault, has_hit: Callable[[], bool]) -> bool:
+        """As long as the plan says, and then until it has mattered, if it does so soon."""
+        await asyncio.sleep(fault.for_s)
+        return await self._wait_for(has_hit)
+
+    async def _wait_for(self, condition: Callable[[], bool]) -> bool:
+        end_s = self._loop.time() + EXTRA_S
+        while not condition():
+            if self._loop.time() >= end_s:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True
+
+    def _those_of(self, fault: Fault) -> list[SimulatedMachine]:
+        return [self._machines[name] for name in fault.nodes or self._machines]
+
     # --- processes ----------------------------------------------------------------------------------
 
     async def _crash(self, fault: Fault, chance: Chance) -> bool:
-        names = fault.nodes or tuple(self._machines)
-        hit = [self._machines[name].crash(keep=chance.uniform("keep", 0.0, 1.0)) for name in names]
+        machines = self._those_of(fault)
+        await self._wait_for(lambda: any(machine.process is not None for machine in machines))
+        hit = [machine.crash(keep=chance.uniform("keep", 0.0, 1.0)) for machine in machines]
         await asyncio.sleep(fault.for_s)
-        for name in names:
-            self._machines[name].start()
+        for machine in machines:
+            machine.start()
         return any(hit)
 
     async def _restart(self, fault: Fault, _chance: Chance) -> bool:
-        hit = [await self._machines[name].stop() for name in fault.nodes]
+        machines = self._those_of(fault)
+        await self._wait_for(lambda: any(machine.node is not None for machine in machines))
+        hit = [await machine.stop() for machine in machines]
         await asyncio.sleep(fault.for_s)
-        for name in fault.nodes:
-            self._machines[name].start()
+        for machine in machines:
+            machine.start()
         return any(hit)
 
     async def _pause(self, fault: Fault, _chance: Chance) -> bool:
-        paused = [p for name in fault.nodes if (p := self._machines[name].process) is not None]
+        machines = self._those_of(fault)
+        await self._wait_for(lambda: any(machine.process is not None for machine in machines))
+        paused = [process for machine in machines if (process := machine.process) is not None]
         for process in paused:
             self._loop.stall(process.owner)
         await asyncio.sleep(fault.for_s)
@@ -110,7 +137,7 @@ class Faults:
 
     async def _flap(self, fault: Fault, _chance: Chance) -> bool:
         pairs, end_s, effect = self._pairs(fault, both=True), self._loop.time() + fault.for_s, Effect()
-        while self._loop.time() < end_s:
+        while self._loop.time() < end_s or (not effect.hits and self._loop.time() < end_s + EXTRA_S):
             self._world.network.begin("cuts", effect, pairs)
             await asyncio.sleep(fault.amount)
             self._world.network.end(effect)
@@ -124,9 +151,9 @@ class Faults:
     async def _while(self, what: str, fault: Fault, pairs: list[tuple[str, str]]) -> bool:
         effect = Effect(fault.amount, data_only=fault.kind == "slow")
         self._world.network.begin(what, effect, pairs)
-        await asyncio.sleep(fault.for_s)
+        hit = await self._in_force(fault, lambda: effect.hits > 0)
         self._world.network.end(effect)
-        return effect.hits > 0
+        return hit
 
     def _pairs(self, fault: Fault, *, both: bool) -> list[tuple[str, str]]:
         there = [(a, b) for a in fault.nodes for b in fault.others if a != b]
@@ -142,60 +169,60 @@ class Faults:
     # --- clocks -------------------------------------------------------------------------------------
 
     async def _clock(self, fault: Fault, _chance: Chance) -> bool:
-        clocks = [self._machines[name].clock for name in fault.nodes]
-        before = [clock.reads for clock in clocks]
+        clocks = [machine.clock for machine in self._those_of(fault)]
+        before = sum(clock.reads for clock in clocks)
         for clock in clocks:
             if fault.kind == "clock-jump":
                 clock.jump(fault.amount)
             else:
                 clock.drift(fault.amount)
-        await asyncio.sleep(fault.for_s)
+        hit = await self._in_force(fault, lambda: sum(clock.reads for clock in clocks) > before)
         for clock in clocks:
             clock.correct()
-        return any(clock.reads > reads for clock, reads in zip(clocks, before, strict=True))
+        return hit
 
     # --- disks --------------------------------------------------------------------------------------
 
     async def _disk_full(self, fault: Fault, _chance: Chance) -> bool:
-        machines = [self._machines[name] for name in fault.nodes]
+        machines = self._those_of(fault)
         before = sum(machine.counts.full for machine in machines)
         for machine in machines:
             machine.disk.full = True
-        await asyncio.sleep(fault.for_s)
+        hit = await self._in_force(fault, lambda: sum(m.counts.full for m in machines) > before)
         for machine in machines:
             machine.disk.full = False
-        return sum(machine.counts.full for machine in machines) > before
+        return hit
 
     async def _read_errors(self, fault: Fault, _chance: Chance) -> bool:
-        machines = [self._machines[name] for name in fault.nodes]
+        machines = self._those_of(fault)
         before = sum(machine.counts.failed_reads for machine in machines)
         for machine in machines:
             machine.disk.fail_reads = True
-        await asyncio.sleep(fault.for_s)
+        hit = await self._in_force(fault, lambda: sum(m.counts.failed_reads for m in machines) > before)
         for machine in machines:
             machine.disk.fail_reads = False
-        return sum(machine.counts.failed_reads for machine in machines) > before
+        return hit
 
     async def _failed_sync(self, fault: Fault, _chance: Chance) -> bool:
-        """The next sync fails. The process must end itself; after `for_s` the disk is good again."""
-        machines = [self._machines[name] for name in fault.nodes]
-        before = [machine.process for machine in machines]
+        """The next sync fails, and the process must end itself. After `for_s` the disk is good again."""
+        machines = self._those_of(fault)
+        before = [machine.failures for machine in machines]
         for machine in machines:
             machine.disk.fail_syncs = True
-        await asyncio.sleep(fault.for_s)
+        hit = await self._in_force(fault, lambda: [m.failures for m in machines] != before)
         for machine in machines:
             machine.disk.fail_syncs = False
-        pairs = zip(machines, before, strict=True)
-        return any(process is not None and machine.process is not process for machine, process in pairs)
+        return hit
 
     async def _bit_flips(self, fault: Fault, chance: Chance) -> bool:
+        machines = self._those_of(fault)
+        await self._wait_for(lambda: any(machine.disk.keys(Kind.DATA) for machine in machines))
         hit = False
-        for name in fault.nodes:
-            disk = self._machines[name].disk
-            records = disk.keys(Kind.DATA)
+        for machine in machines:
+            records = machine.disk.keys(Kind.DATA)
             for partition, key in chance.sample("records", records, int(fault.amount)):
-                disk.flip_bit(Kind.DATA, partition, key, chance.bits("bit", 12))
-                self._world.trace.add("flip", name, split_key(key)[1])
+                machine.disk.flip_bit(Kind.DATA, partition, key, chance.bits("bit", 12))
+                self._world.trace.add("flip", machine.name, split_key(key)[1])
                 hit = True
         return hit
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from kvstore.core.limits import DEFAULT_LIMITS
-from kvstore.core.membership import Member
+from kvstore.core.membership import Member, NodeId
 from kvstore.errors import KVStoreError, StorageError
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
@@ -58,6 +58,11 @@ class World(Protocol):
     bugs: list[str]
 
 
+def node_id(seed: int, name: str) -> NodeId:
+    """The identity that the first process of a machine takes."""
+    return f"{Chance(seed, 'node-id', name).bits('id', 64):032x}"
+
+
 class SimulatedMachine:
     """`process` is None while nothing runs here. `counts` tells how often faults of the disk mattered."""
 
@@ -66,12 +71,12 @@ class SimulatedMachine:
         self.disk, self.counts = MemoryDisk(), DiskCounts()
         self.clock = SimulatedClock(world.loop)
         self.process: Process | None = None
-        self.starts = 0
+        self.starts = self.failures = 0
         self.up_wanted = False
         self._world = world
         self._chance = Chance(world.plan.seed, "machine", machine.name)
         self._describe = Member(
-            f"{self._chance.bits('node-id', 64):032x}",
+            node_id(world.plan.seed, machine.name),
             machine.name,
             f"{machine.name}:1",
             f"{machine.name}:2",
@@ -130,6 +135,7 @@ class SimulatedMachine:
         if self.process is not process:
             return
         self._world.probes.hit("process ended itself")
+        self.failures += 1
         self._world.trace.add("failed", self.name, why)
         keep = self._chance.uniform("keep-after-failure", 0.0, 1.0)
         self.crash(keep=keep)

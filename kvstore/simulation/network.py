@@ -4,7 +4,8 @@ Every pair of nodes has two directed links. What is sent arrives at the process 
 connected to, or nowhere: a message to a process that has ended since dies with it. A message, and
 every repetition of it, arrives at most `MESSAGE_LIFE_S` after it was sent. The deadline of a call is
 time that remains when it is read, as on the real wire, so a late request is served although nobody
-waits for it any more.
+waits for it any more. A forwarded put alone is never repeated: once superseded it is not idempotent,
+and a stream, unlike these links, delivers a frame at most once.
 
 Errors are those of the real adapter: PeerUnreachable if nothing was sent (nobody listens, or the peer
 has been silent for `SILENCE_S`), PeerTimeout if no answer came, PeerRefused for an answer that is an
@@ -19,7 +20,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from kvstore.core.membership import NodeId
-from kvstore.core.message import FetchCluster, Gossip, Reply, Request
+from kvstore.core.message import FetchCluster, Gossip, Put, Reply, Request
 from kvstore.errors import KVStoreError, PeerRefused, PeerTimeout, PeerUnreachable
 from kvstore.simulation.chance import LinkChance
 from kvstore.simulation.loop import Owner, VirtualTimeLoop
@@ -171,7 +172,8 @@ class Network:
         sent_s = self._loop.time()
         timer = self._loop.call_later(deadline_s, self._expired, link, reply, sent_s)
         arrival = _Arrival(self, source, endpoint, request, deadline_s, reply, timer, sent_s)
-        self._transmit(link, type(request) in _CONTROL, arrival.request_here)
+        control, once = type(request) in _CONTROL, isinstance(request, Put)
+        self._transmit(link, control, arrival.request_here, once=once)
         return reply
 
     def _connected(self, link: _Link, source: Endpoint, target: Endpoint) -> bool:
@@ -194,7 +196,9 @@ class Network:
         if not reply.done():
             _fail(reply, PeerTimeout("no answer"))
 
-    def _transmit(self, link: _Link, control: bool, deliver: Callable[[float], None]) -> None:
+    def _transmit(
+        self, link: _Link, control: bool, deliver: Callable[[float], None], *, once: bool = False
+    ) -> None:
         """One message on its way: draws its luck once, whatever faults are in force."""
         luck, slow, repeat, long_after = link.chance.draw()
         self.sent += 1
@@ -222,7 +226,7 @@ class Network:
         sent_s = self._loop.time()
         delay_s = min(delay_s, MESSAGE_LIFE_S)
         self._loop.call_later(delay_s, deliver, sent_s, context=self.context)
-        if repeat < repeats:
+        if repeat < repeats and not once:
             self.repeated += 1
             again_s = delay_s + (MESSAGE_LIFE_S - delay_s) * long_after**4
             self._loop.call_later(again_s, deliver, sent_s, context=self.context)

@@ -60,7 +60,8 @@ class Fault(NamedTuple):
 class Plan:
     """`settle_s`: how long the replicas may take to become equal after all faults are over.
 
-    `monotonic`: reads make durable what they show. Links: seconds and probabilities per message.
+    `read_at_end`: reads through every node may help them to. `monotonic`: reads make durable what they
+    show. Links: seconds and probabilities per message.
     """
 
     seed: int
@@ -79,6 +80,7 @@ class Plan:
     duplicates: float = 0.0
     sync_delay_s: float = 0.001
     settle_s: float = 30.0
+    read_at_end: bool = True
     faults: tuple[Fault, ...] = ()
     clients: tuple[tuple[Action, ...], ...] = ()
 

@@ -15,6 +15,7 @@ from hashlib import blake2b
 from kvstore.core.encoding import decode_state
 from kvstore.core.message import Get
 from kvstore.core.ring import full_key, partition_of, split_key
+from kvstore.core.sibling import collapse
 from kvstore.errors import CorruptRecord, KVStoreError
 from kvstore.node.ports import Kind
 from kvstore.simulation.clients import Clients
@@ -126,7 +127,7 @@ class World:
             await asyncio.sleep(_POLL_S)
             if self._equal():
                 return self.loop.time() - began_s
-            for key in keys:
+            for key in keys if self.plan.read_at_end else ():
                 await self._read_everywhere(split_key(key)[1])
         return None
 
@@ -185,8 +186,9 @@ def final_state(machine: SimulatedMachine, partition: int, key: bytes) -> FinalS
         state = decode_state(record)
     except CorruptRecord:
         return FinalState(machine.name, split_key(key)[1], (), (), _UNREADABLE)
-    live = tuple(v.operation_id for _, v in sorted(state.siblings.items()) if not v.tombstone)
-    tombstones = tuple(v.operation_id for _, v in sorted(state.siblings.items()) if v.tombstone)
+    versions = [version for _, version in sorted(collapse(state.siblings).items())]
+    live = tuple(v.operation_id for v in versions if not v.tombstone)
+    tombstones = tuple(v.operation_id for v in versions if v.tombstone)
     fingerprint = blake2b(record, digest_size=16).digest()
     return FinalState(machine.name, split_key(key)[1], live, tombstones, fingerprint)
 
