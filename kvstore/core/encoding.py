@@ -33,6 +33,7 @@ DIGEST_BYTES = 16
 
 _ITEMS_MAX = 65_536  # of one array; far above any honest state, and bounds what a hostile length can take
 _ONLY_INTS = {int}
+_STATE_START = bytes((0x93, STATE_FORMAT))
 _pack = msgpack.Packer(autoreset=True).pack
 
 
@@ -52,6 +53,19 @@ def encode_state(state: KeyState) -> bytes:
         contents.append([value, tombstone, content_type, flat, hlc_time, operation_id, expires_at_ms])
     causal: bytes = _pack([*_flat_context(state.context), _flat(dots)])
     encoded: bytes = _pack([STATE_FORMAT, causal, _pack(contents)])
+    return encoded
+
+
+def encode_single(context: CausalContext, dot: Dot, version: Version, hlc_time: int) -> bytes:
+    """`encode_state` of a state whose only sibling is `version`, with `hlc_time` in place of its own.
+
+    What nearly every put leaves: 1.7 µs, against 4.5 by way of a KeyState.
+    """
+    value, tombstone, content_type, metadata, _, operation_id, expires_at_ms = version
+    flat = [text for pair in metadata for text in pair] if metadata else []
+    causal: bytes = _pack([*_flat_context(context), dot])
+    contents: bytes = _pack([(value, tombstone, content_type, flat, hlc_time, operation_id, expires_at_ms)])
+    encoded: bytes = _pack((STATE_FORMAT, causal, contents))
     return encoded
 
 
@@ -87,6 +101,20 @@ def open_own(encoded: bytes) -> tuple[Causal, bytes]:
         return Causal(context, tuple(zip(dots, dots, strict=True))), contents
     except (ValueError, TypeError) as error:
         raise CorruptRecord(f"own state does not parse: {error}") from None
+
+
+def head_of(encoded: bytes, contents: bytes) -> bytes:
+    """The bytes of a state in front of its contents: equal heads are equal causal parts.
+
+    `contents` as `open_own` returns it. One comparison of bytes then tells what parsing both would.
+    """
+    size = len(contents)
+    return encoded[: -size - (2 if size < 256 else 3 if size < 65_536 else 5)]
+
+
+def has_known_format(encoded: bytes) -> bool:
+    """Whether it begins as a state of this release does."""
+    return encoded.startswith(_STATE_START)
 
 
 def read_own(encoded: bytes) -> KeyState:
@@ -167,6 +195,12 @@ def encode_context(context: CausalContext) -> bytes:
     return encoded
 
 
+def encode_context_of(dot: Dot) -> bytes:
+    """`encode_context` of exactly this dot."""
+    encoded: bytes = _pack((dot, ()) if dot[1] == 1 else ((), dot))
+    return encoded
+
+
 def decode_context(encoded: bytes) -> CausalContext:
     """Raises InvalidContext."""
     try:
@@ -182,7 +216,12 @@ def decode_context(encoded: bytes) -> CausalContext:
 
 
 def _flat_context(context: CausalContext) -> list[list[int]]:
-    return [_flat(sorted(context.vector.items())), _flat(sorted(context.cloud))]
+    vector, cloud = context
+    entries = sorted(vector.items()) if len(vector) > 1 else vector.items()
+    return [
+        [number for entry in entries for number in entry],
+        _flat(sorted(cloud)) if cloud else [],
+    ]
 
 
 def _flat(pairs: list[Dot]) -> list[int]:

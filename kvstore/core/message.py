@@ -117,7 +117,9 @@ class Held(NamedTuple):
 class Store(NamedTuple):
     """Merge this state into yours. `sync`: answer when it is durable.
 
-    `hlc_time`: of the newest version inside, 0 where time decides nothing.
+    `hlc_time`: of the newest version inside, 0 where time decides nothing. `base`: head of a state
+    (core/encoding.py) that `state` knows all of, with one dot more, by the copy `writer`; b"" where
+    there is no such state. A replica whose own state begins so takes `state` as it is.
     """
 
     partition: int
@@ -125,6 +127,8 @@ class Store(NamedTuple):
     state: bytes
     sync: bool = True
     hlc_time: int = 0
+    base: bytes = b""
+    writer: int = 0
 
 
 class Stored(NamedTuple):
@@ -262,3 +266,8 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     FetchBucket: BucketHeld,
 }
 """Order matters: the position is the number on the wire. Append only."""
+
+EMPTY_REPLY: dict[type[Request], Reply] = {
+    request: reply() for request, reply in REPLY_OF.items() if not reply._fields
+}
+"""What a future of None stands for, where a request is answered later."""

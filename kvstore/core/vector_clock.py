@@ -68,11 +68,13 @@ class CausalContext(NamedTuple):
         for replica_id, counter in other.vector.items():
             if mine.get(replica_id, 0) < counter:
                 return False
-        return all(self.covers(dot) for dot in other.cloud)
+        return not other.cloud or all(map(self.covers, other.cloud))
 
     def highest(self, replica_id: int) -> int:
         """The highest counter of this replica id that occurs here; 0 if none."""
         highest = self.vector.get(replica_id, 0)
+        if not self.cloud:
+            return highest
         for other_id, counter in self.cloud:
             if other_id == replica_id and counter > highest:
                 highest = counter

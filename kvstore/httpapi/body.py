@@ -8,10 +8,11 @@ import aiohttp
 from aiohttp import web
 
 from kvstore.errors import InvalidRequest, TooLarge
+from kvstore.httpapi.connection import WholeRequest
 from kvstore.httpapi.status_codes import BodyBroken, RequestTooSlow
 
 
-async def read_body(request: web.BaseRequest, bytes_max: int, timeout_s: float) -> bytes:
+async def read_body(request: web.BaseRequest | WholeRequest, bytes_max: int, timeout_s: float) -> bytes:
     """The whole body. Raises TooLarge, RequestTooSlow, BodyBroken, InvalidRequest.
 
     A declared length is checked before anything is read; a chunked body is cut off at the limit.
@@ -62,7 +63,7 @@ async def _read_chunks(content: aiohttp.StreamReader, bytes_max: int) -> bytes:
             raise _too_large("chunks", bytes_max)
 
 
-def _continue(request: web.BaseRequest, expect: str) -> None:
+def _continue(request: web.BaseRequest | WholeRequest, expect: str) -> None:
     """The client waits for leave to send (RFC 9110 §10.1.1); over the limit it was not given."""
     if expect.lower() != "100-continue":
         raise InvalidRequest(f"Expect {expect[:64]!r} is not understood", advice="only 100-continue is")

@@ -76,15 +76,19 @@ def to_put(call: Call, service: Service, value: bytes, *, tombstone: bool = Fals
     metadata = _metadata(headers, limits)
     token = headers.get(CONTEXT)
     context = None if token is None else _opened(token, call, service)
-    mode = to_choice(options, "mode", tuple(MODES))
-    if mode is not None and context is not None:
-        raise InvalidRequest(
-            f"mode={mode} says what a write without a context does, and KV-Context is there",
-            advice="send one of the two",
-        )
     if_match, if_absent = _conditions(headers, tombstone=tombstone)
-    durability, w = _durable(call, service)
     check_priority(headers)
+    mode = ttl_ms = durability = n = w = pw = None
+    if options:
+        mode = to_choice(options, "mode", tuple(MODES))
+        if mode is not None and context is not None:
+            raise InvalidRequest(
+                f"mode={mode} says what a write without a context does, and KV-Context is there",
+                advice="send one of the two",
+            )
+        ttl_ms = _ttl_ms(options)
+        durability, w = _durable(call, service)
+        n, pw = to_count(options, "n", 1), to_count(options, "pw", 0)
     return Put(
         call.bucket,
         call.key,
@@ -97,11 +101,11 @@ def to_put(call: Call, service: Service, value: bytes, *, tombstone: bool = Fals
         None if mode is None else MODES[mode],
         if_match,
         if_absent,
-        _ttl_ms(options),
+        ttl_ms,
         durability,
-        to_count(options, "n", 1),
+        n,
         w,
-        to_count(options, "pw", 0),
+        pw,
         to_timeout_ms(options, headers, limits),
     )
 

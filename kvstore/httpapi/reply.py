@@ -16,7 +16,7 @@ from time import gmtime
 
 from aiohttp import HttpVersion11, web
 
-from kvstore.httpapi.connection import Connection
+from kvstore.httpapi.connection import Connection, WholeRequest
 
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _WITHOUT_BODY = frozenset((204, 304))
@@ -59,10 +59,10 @@ class Reply:
             lines += "Connection: keep-alive\r\n"
         return f"{lines}{_FIXED_LINES}{self.date_line}\r\n".encode("latin-1", "replace")
 
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Writes everything. Called by aiohttp.
+    def write(self, request: web.BaseRequest | WholeRequest) -> bool:
+        """Gives everything to the transport; whether it has more than it likes now: `drain`.
 
-        Raises ConnectionError if the client is gone, or takes nothing off the wire for `timeout_s`.
+        Raises ConnectionError if the client is gone.
         """
         protocol = request.protocol
         assert isinstance(protocol, Connection)
@@ -82,13 +82,24 @@ class Reply:
         else:
             transport.write(head)
             transport.write(body)
-        if protocol.writing_paused:
-            try:
-                async with asyncio.timeout(self.timeout_s):
-                    await request.writer.drain()
-            except TimeoutError:
-                transport.abort()
-                raise ConnectionResetError("the client does not read") from None
+        return protocol.writing_paused
+
+    async def drain(self, request: web.BaseRequest | WholeRequest) -> None:
+        """Raises ConnectionError if the client takes nothing off the wire for `timeout_s`."""
+        protocol = request.protocol
+        assert isinstance(protocol, Connection)
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await protocol.drain()
+        except TimeoutError:
+            if protocol.transport is not None:
+                protocol.transport.abort()
+            raise ConnectionResetError("the client does not read") from None
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Writes everything. Called by aiohttp. Raises ConnectionError, as `write` and `drain`."""
+        if self.write(request):
+            await self.drain(request)
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Called by aiohttp after `prepare`."""

@@ -14,6 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from kvstore.core.bucket import check_bucket_name
 from kvstore.errors import InvalidRequest, NotFound, TooLarge
+from kvstore.httpapi.connection import WholeRequest
 from kvstore.httpapi.reply import Reply
 from kvstore.httpapi.status_codes import MethodNotAllowed
 from kvstore.httpapi.target import decoded, decoded_text
@@ -37,7 +38,7 @@ class Call:
         options: dict[str, bytes],
         headers: CIMultiDict[str] | CIMultiDictProxy[str],
         request_id: str,
-        request: web.BaseRequest | None = None,
+        request: web.BaseRequest | WholeRequest | None = None,
     ) -> None:
         self.method, self.bucket, self.key, self.options = method, bucket, key, options
         self.headers, self.request_id, self.request = headers, request_id, request

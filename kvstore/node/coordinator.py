@@ -17,6 +17,7 @@ from kvstore.core.encoding import (
     decode_context,
     digest,
     encode_context,
+    encode_context_of,
     etag,
     read_own,
 )
@@ -184,8 +185,10 @@ class Coordinator:
         repairs: int,
     ) -> Got:
         replicas = tuple(
-            (node, elapsed_s * 1000, "same" if held == state else "older")
-            for node, elapsed_s, held in answers
+            [
+                (node, elapsed_s * 1000, "same" if held == state else "older")
+                for node, elapsed_s, held in answers
+            ]
         )
         receipt = self._receipt(quorum.n, quorum.r, len(answers), replicas, repairs)
         return Got(state, properties.last_write_wins, receipt)
@@ -222,11 +225,9 @@ class Coordinator:
             timed=properties.last_write_wins,
         )
 
-        votes = FanOut(
-            self._loop, self._peers, self._reach, self._now, Tally(asked=1 + len(others), need=quorum.w)
-        )
+        votes = self._fan_out(Tally(asked=1 + len(others), need=quorum.w))
         hlc_time = minted.hlc_time if properties.last_write_wins else 0
-        store = Store(partition, key, minted.state, sync, hlc_time)
+        store = Store(partition, key, minted.state, sync, hlc_time, minted.base, minted.dot[0])
         deadline_s = self._peer_deadline_s(request.timeout_ms)
         for node in others:
             votes.ask(node, store, deadline_s)
@@ -237,10 +238,11 @@ class Coordinator:
         if await votes.decided() is Outcome.LOST:
             raise _lost(votes, quorum.w, 0, self._view, outcome="unknown")
 
-        context = (token or EMPTY_CONTEXT).add(minted.dot)
-        replicas = tuple((node, elapsed_s * 1000, "ok") for node, _, elapsed_s in votes.answers)
+        dot, siblings = minted.dot, minted.siblings
+        context = encode_context_of(dot) if token is None else encode_context(token.add(dot))
+        replicas = tuple([(node, elapsed_s * 1000, "ok") for node, _, elapsed_s in votes.answers])
         receipt = self._receipt(quorum.n, quorum.w, votes.tally.acks, replicas, 0)
-        return Written(encode_context(context), etag(minted.siblings), len(minted.siblings), receipt)
+        return Written(context, etag(siblings), len(siblings), receipt)
 
     def _within_reach(self, homes: Sequence[NodeId], need: int) -> list[NodeId]:
         """The other homes worth asking. Raises QuorumUnavailable if they are too few for W."""

@@ -75,37 +75,37 @@ class FanOut:
         return self.tally.outcome
 
     def _own(self, node: NodeId, answer: Reply, durable: asyncio.Future[None]) -> None:
-        elapsed_s = self._now() - self.started_s
-        error = None if durable.cancelled() else durable.exception()
-        if error is None and not durable.cancelled():
-            self.answers.append((node, answer, elapsed_s))
+        error = durable.exception()
+        if error is None:
+            self.vote_now(node, answer)
         else:
-            known = error if isinstance(error, KVStoreError) else KVStoreError(str(error))
-            self.failures.append((node, known, elapsed_s))
-        self._count(ack=error is None)
+            self._refused(node, error)
+            self._count(ack=False)
 
     def _arrived(
         self, node: NodeId, request: Request, deadline_s: float, call: asyncio.Future[Reply]
     ) -> None:
-        elapsed_s = self._now() - self.started_s
         error: BaseException | None = PeerTimeout("cancelled") if call.cancelled() else call.exception()
         if error is None:
             self._reach.succeeded(node)
-            self.answers.append((node, call.result(), elapsed_s))
+            self.answers.append((node, call.result(), self._now() - self.started_s))
             self._count(ack=True)
             return
         if isinstance(error, PeerRefused):
             self._reach.succeeded(node)  # it answers; what it answers is its vote
         else:
             self._reach.failed(node, hard=isinstance(error, PeerError) and not error.sent)
-        known = error if isinstance(error, KVStoreError) else KVStoreError(str(error))
-        self.failures.append((node, known, elapsed_s))
+        self._refused(node, error)
         if self._instead is not None and self.tally.outcome is Outcome.PENDING:
             another = self._instead()
             if another is not None:
                 self.tally.ask_one_more(primary=True)
                 self.ask(another, request, deadline_s)
         self._count(ack=False)
+
+    def _refused(self, node: NodeId, error: BaseException) -> None:
+        known = error if isinstance(error, KVStoreError) else KVStoreError(str(error))
+        self.failures.append((node, known, self._now() - self.started_s))
 
     def _count(self, *, ack: bool) -> None:
         self.tally.count(ack=ack)

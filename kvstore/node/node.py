@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from functools import partial
+from contextlib import suppress
 from typing import Any, cast
 
 from kvstore.core.bucket import BucketProperties, check_bucket_name, properties_from
@@ -42,7 +42,14 @@ from kvstore.core.message import (
     Written,
 )
 from kvstore.core.quorum import Outcome, Tally, majority
-from kvstore.errors import InvalidRequest, KVStoreError, NotReady, QuorumNotMet, StorageFailed
+from kvstore.errors import (
+    InvalidRequest,
+    KVStoreError,
+    NotReady,
+    QuorumNotMet,
+    StorageError,
+    StorageFailed,
+)
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.coordinator import Coordinator
@@ -93,7 +100,7 @@ class Node:
         self.registry = BucketRegistry(storage, defaults)
         self.registry.start()
         self.time = HybridTime(wall, limits.clock_skew_max_s)
-        self.replica = Replica(storage, random, self.time, limits)
+        self.replica = Replica(storage, random, self.time, limits, self._sync_failed)
         self.reach = Reach(self._loop)
         self.coordinator = Coordinator(
             view=self.view,
@@ -105,6 +112,8 @@ class Node:
             limits=limits,
             spawn=self.spawn,
         )
+        self.get: Callable[[Get], Coroutine[Any, Any, Got]] = self.coordinator.get
+        self.put: Callable[[Put], Coroutine[Any, Any, Written]] = self.coordinator.put
         self._scanner = Scanner(
             view=self.view,
             buckets=self.registry,
@@ -135,7 +144,9 @@ class Node:
         )
         self._handlers = self._answers_to_peers()
 
-    def _answers_to_peers(self) -> dict[type[Request], Callable[[Any], Reply | asyncio.Future[Reply]]]:
+    def _answers_to_peers(
+        self,
+    ) -> dict[type[Request], Callable[[Any], Reply | asyncio.Future[Reply] | asyncio.Future[None]]]:
         forming = self._formation
         return {
             Read: self._read,
@@ -172,6 +183,8 @@ class Node:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(StorageError):  # then the stop is not clean, and the ids are given up
+            self.replica.stop()
         await self._storage.close()
 
     def drain(self) -> None:
@@ -220,12 +233,6 @@ class Node:
 
     def name_of(self, node: NodeId) -> str:
         return self.view.name_of(node)
-
-    async def get(self, request: Get) -> Got:
-        return await self.coordinator.get(request)
-
-    async def put(self, request: Put) -> Written:
-        return await self.coordinator.put(request)
 
     async def scan(
         self,
@@ -325,8 +332,13 @@ class Node:
 
     # --- what peers ask -------------------------------------------------------------------------------
 
-    def serve(self, sender: NodeId, request: Request, deadline_s: float) -> Reply | asyncio.Future[Reply]:
-        """Answer a peer, at once or later. Raises KVStoreError."""
+    def serve(
+        self, sender: NodeId, request: Request, deadline_s: float
+    ) -> Reply | asyncio.Future[Reply] | asyncio.Future[None]:
+        """Answer a peer, at once or later; a future of None stands for the reply without fields.
+
+        Raises KVStoreError.
+        """
         return self._handlers[type(request)](request)
 
     def _read(self, request: Read) -> Held:
@@ -335,26 +347,17 @@ class Node:
             return _SAME
         return Held(False, state)
 
-    def _store(self, request: Store) -> Reply | asyncio.Future[Reply]:
-        if request.hlc_time and not self.time.seen(request.hlc_time):
-            ahead_ms = wall_ms_of(request.hlc_time) - self.wall.now_ms()
+    def _store(self, request: Store) -> Reply | asyncio.Future[None]:
+        partition, key, state, sync, hlc_time, base, writer = request
+        if hlc_time and not self.time.seen(hlc_time):
+            ahead_ms = wall_ms_of(hlc_time) - self.wall.now_ms()
             raise InvalidRequest(f"the write's time is {ahead_ms} ms ahead of this node's clock: clock skew")
-        self.replica.store(request.partition, request.key, request.state)
-        if not request.sync:
-            return _STORED
-        reply: asyncio.Future[Reply] = self._loop.create_future()
-        self.replica.sync().add_done_callback(partial(self._synced, reply))
-        return reply
+        self.replica.store(partition, key, state, base, writer)
+        return self.replica.sync() if sync else _STORED
 
-    def _synced(self, reply: asyncio.Future[Reply], durable: asyncio.Future[None]) -> None:
-        error = durable.exception()
-        if error is not None:
-            if isinstance(error, StorageFailed):
-                self.fail(error)
-            if not reply.done():
-                reply.set_exception(error)
-        elif not reply.done():
-            reply.set_result(_STORED)
+    def _sync_failed(self, error: BaseException) -> None:
+        if isinstance(error, StorageFailed):
+            self.fail(error)
 
     def _store_bucket(self, request: StoreBucket) -> asyncio.Future[Reply]:
         self.registry.merge([request.record])

@@ -9,65 +9,117 @@ unclean stop, with an unreadable record, or when a message shows a counter of ou
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import NamedTuple
 
 from kvstore.core.encoding import (
     Causal,
     decode_causal,
     decode_state,
+    encode_single,
     encode_state,
+    has_known_format,
+    head_of,
     merge_encoded,
     open_own,
 )
 from kvstore.core.limits import Limits
 from kvstore.core.ring import PARTITIONS
-from kvstore.core.sibling import KeyState, Version, find_operation, write
+from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, find_operation, write
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot
-from kvstore.errors import ContextRequired, CorruptRecord, InvalidRequest, TooLarge
+from kvstore.errors import ContextRequired, CorruptRecord, InvalidRequest, NotReady, TooLarge
 from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.ports import Kind, Random, Storage
 
 _ID_BYTES = 8
 _FRAME_OVERHEAD_BYTES = 4096  # key, context and the frame itself around a state
+_BASE_BYTES_MAX = 512  # a larger head costs more to send than a replica saves
+_STOPPED = "this node is stopping"
 _NOTHING = (Causal(EMPTY_CONTEXT, ()), b"")
 
 
 class _Copy:
-    """Replica id of one partition here, and the counter of the last dot it made."""
+    """Replica id of one partition here, and the counter of the last dot it made.
+
+    On disk only while the node is cleanly stopped. After any other stop the id is given up, so a counter
+    written with each dot would never be read, and made a put's batch 1.7 µs dearer.
+    """
 
     __slots__ = ("counter", "replica_id")
 
     def __init__(self, replica_id: int, counter: int) -> None:
         self.replica_id, self.counter = replica_id, counter
 
+    @property
+    def encoded(self) -> bytes:
+        return self.replica_id.to_bytes(_ID_BYTES, "big") + self.counter.to_bytes(8, "big")
+
 
 class Minted(NamedTuple):
-    """A write that is in the engine here, not yet durable."""
+    """A write that is in the engine here, not yet durable. `base`: as in core.message.Store."""
 
     state: bytes
     siblings: tuple[Dot, ...]
     dot: Dot
     hlc_time: int
+    base: bytes = b""
 
 
 class Replica:
-    """`renewed` counts replica ids given up; `corrupt` records found unreadable."""
+    """`renewed` counts replica ids given up; `corrupt` records found unreadable.
 
-    def __init__(self, storage: Storage, random: Random, time: HybridTime, limits: Limits) -> None:
+    `on_sync_failed` is called with the error of a sync that failed.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        random: Random,
+        time: HybridTime,
+        limits: Limits,
+        on_sync_failed: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
         self._storage, self._random, self._time, self._limits = storage, random, time, limits
+        self._on_sync_failed = on_sync_failed
+        self._group: asyncio.Future[None] | None = None
+        self._stopped = False
         self._state_bytes_max = min(limits.state_bytes_max, limits.frame_bytes_max - _FRAME_OVERHEAD_BYTES)
         self._copies: dict[int, _Copy] = {}
         self.renewed = 0
         self.corrupt = 0
 
     def start(self) -> None:
-        """After an unclean stop every copy here may have forgotten dots that others have seen."""
-        if not self._storage.was_clean:
-            self.renew_all()
+        """Take the ids and counters of a clean stop off the disk: what is found there was never used since.
+
+        After an unclean stop there are none, so every copy here is a new writer: it may have forgotten
+        dots that others have seen.
+        """
+        found = {p: self._stored_copy(p) for p in range(PARTITIONS)} if self._storage.was_clean else {}
+        self._copies = {partition: copy for partition, copy in found.items() if copy is not None}
+        self._storage.apply([(Kind.COPY, p, b"", None) for p in range(PARTITIONS)])
+
+    def _stored_copy(self, partition: int) -> _Copy | None:
+        try:
+            stored = self._storage.get(Kind.COPY, partition, b"")
+        except CorruptRecord:
+            self.corrupt += 1
+            return None
+        if stored is None:
+            return None
+        return _Copy(int.from_bytes(stored[:_ID_BYTES], "big"), int.from_bytes(stored[_ID_BYTES:], "big"))
+
+    def stop(self) -> None:
+        """To be followed by a clean close of the storage: the copies keep their ids over that.
+
+        Nothing is written any more: a later dot would not be in the counters on disk.
+        """
+        self._stopped = True
+        if self._copies:
+            copies = sorted(self._copies.items())
+            self._storage.apply([(Kind.COPY, partition, b"", copy.encoded) for partition, copy in copies])
 
     def renew_all(self) -> None:
-        """Give up every replica id, durably before the next dot: the deletion precedes it in the log."""
-        self._storage.apply([(Kind.COPY, p, b"", None) for p in range(PARTITIONS)])
+        """Give up every replica id."""
         self._copies.clear()
         self.renewed += 1
 
@@ -80,8 +132,17 @@ class Replica:
             raise
 
     def sync(self) -> asyncio.Future[None]:
-        """Done when all that was written so far is durable."""
-        return self._storage.sync()
+        """Done when all that was written so far is durable; shared by all who ask in the same group."""
+        group = self._storage.sync()
+        if group is not self._group:
+            self._group = group
+            group.add_done_callback(self._synced)
+        return group
+
+    def _synced(self, group: asyncio.Future[None]) -> None:
+        error = group.exception()
+        if error is not None:
+            self._on_sync_failed(error)
 
     def write(
         self,
@@ -100,57 +161,74 @@ class Replica:
         among the siblings already is the same write, sent again: nothing new is minted. Raises
         ContextRequired, InvalidRequest, StorageFull.
         """
-        held, copy = self._held_and_copy(partition, key, context)
-        causal, contents = open_own(held) if held else _NOTHING
+        held, causal, contents, copy = self._held_and_copy(partition, key, context)
         if version.operation_id and version.operation_id in contents:
             state = decode_state(held)
             if found := find_operation(state, version.operation_id):
                 return self._sent_again(state, *found, version)
-        seen = context
-        if seen is None:
+        known = causal.context
+        if context is None:
             if blind == "reject":
                 raise ContextRequired(
                     "this bucket takes no write without a causal context",
                     advice="get the key first and send its KV-Context with the write",
                 )
-            seen = causal.context if blind == "overwrite" else EMPTY_CONTEXT
-        superseded = all(map(seen.covers, causal.dots))
-        # Versions that nobody will see again need not be read; their times count only where time decides.
-        state = KeyState({}, causal.context)
-        if not superseded or (timed and held):
-            state = decode_state(held)
-        for sibling in state.siblings.values():
-            self._time.seen(sibling.hlc_time)
-        version = version._replace(hlc_time=self._time.now())
+            superseded = blind == "overwrite" or not causal.dots
+            seen = known if superseded else EMPTY_CONTEXT
+        else:
+            superseded = all(map(context.covers, causal.dots))
+            seen = context
+        nothing_new = context is None or known.includes(context)
+        base = head_of(held, contents) if held and nothing_new else b""
+        if len(base) > _BASE_BYTES_MAX:
+            base = b""
         dot = (copy.replica_id, copy.counter + 1)
-        written = write(state, seen, version, dot)
-        if len(written.siblings) > 1:
-            self._refuse_explosion(len(causal.dots), len(written.siblings))
-        encoded = encode_state(written)
+        if superseded and not timed:
+            hlc_time = self._time.now()
+            joined = known if nothing_new else known.join(seen)
+            encoded = encode_single(joined.advance(dot), dot, version, hlc_time)
+            siblings: tuple[Dot, ...] = (dot,)
+        else:
+            state = decode_state(held) if held else EMPTY_STATE
+            for sibling in state.siblings.values():
+                self._time.seen(sibling.hlc_time)
+            hlc_time = self._time.now()
+            written = write(state, seen, version._replace(hlc_time=hlc_time), dot)
+            siblings = tuple(written.siblings)
+            if len(siblings) > 1:
+                self._refuse_explosion(len(causal.dots), len(siblings))
+            encoded = encode_state(written)
         if len(encoded) > self._state_bytes_max:
             raise TooLarge(
                 f"with this value the key's siblings would have {len(encoded)} bytes together,"
                 f" the limit is {self._state_bytes_max}",
                 advice="get the key, resolve its siblings, and write with the KV-Context of that answer",
             )
-        self._storage.apply(
-            [
-                (Kind.DATA, partition, key, encoded),
-                (Kind.COPY, partition, b"", _copy_bytes(dot)),
-            ]
-        )
+        self._storage.apply([(Kind.DATA, partition, key, encoded)])
         copy.counter = dot[1]
-        return Minted(encoded, tuple(written.siblings), dot, version.hlc_time)
+        return Minted(encoded, siblings, dot, hlc_time, base)
 
-    def store(self, partition: int, key: bytes, incoming: bytes) -> None:
+    def store(self, partition: int, key: bytes, incoming: bytes, base: bytes = b"", writer: int = 0) -> None:
         """Merge a state that another replica sent. Raises StorageFull, CorruptRecord for `incoming`.
 
-        An unreadable record here is replaced: what it held is with the other homes, and anti-entropy
-        or the next read brings it back.
+        `base`, `writer`: as in core.message.Store. An unreadable record here is replaced: what it held
+        is with the other homes, and anti-entropy or the next read brings it back.
         """
+        copy = self._copy(partition)
+        if self._stopped:
+            raise NotReady(_STOPPED)
+        if base and writer != copy.replica_id and has_known_format(incoming):
+            # Nothing in it about dots of ours that our own record does not say already, so there is
+            # nothing to compare: 4 µs instead of 13. A writer with our id is a clone: see below.
+            try:
+                mine = self._storage.get(Kind.DATA, partition, key)
+            except CorruptRecord:
+                mine = None
+            if mine is not None and mine.startswith(base):
+                self._storage.apply([(Kind.DATA, partition, key, incoming)])
+                return
         theirs: Causal | None = decode_causal(incoming)
         assert theirs is not None
-        copy = self._copy(partition)
         if theirs.context.highest(copy.replica_id) > copy.counter:
             copy = self._renew(partition)
         try:
@@ -168,37 +246,28 @@ class Replica:
 
     def _held_and_copy(
         self, partition: int, key: bytes, context: CausalContext | None
-    ) -> tuple[bytes, _Copy]:
+    ) -> tuple[bytes, Causal, bytes, _Copy]:
         """What is held, and the copy that may mint on it: one that has forgotten no dot of its own."""
         copy = self._copy(partition)
+        if self._stopped:
+            raise NotReady(_STOPPED)
         try:
             held = self._storage.get(Kind.DATA, partition, key) or b""
-            highest = open_own(held)[0].context.highest(copy.replica_id) if held else 0
+            causal, contents = open_own(held) if held else _NOTHING
         except CorruptRecord:
             # Taking "don't know" for "empty" with the old id would dominate acknowledged dots (B3).
             self.corrupt += 1
-            return b"", self._renew(partition)
+            return b"", *_NOTHING, self._renew(partition)
+        highest = causal.context.highest(copy.replica_id)
         if context is not None:
             highest = max(highest, context.highest(copy.replica_id))
-        return held, self._renew(partition) if highest > copy.counter else copy
+        return held, causal, contents, self._renew(partition) if highest > copy.counter else copy
 
     def _copy(self, partition: int) -> _Copy:
-        copy = self._copies.get(partition)
-        if copy is not None:
-            return copy
-        try:
-            stored = self._storage.get(Kind.COPY, partition, b"")
-        except CorruptRecord:
-            self.corrupt += 1
-            stored = None
-        if stored is None:
-            return self._renew(partition)
-        copy = _Copy(int.from_bytes(stored[:_ID_BYTES], "big"), int.from_bytes(stored[_ID_BYTES:], "big"))
-        self._copies[partition] = copy
-        return copy
+        return self._copies.get(partition) or self._renew(partition)
 
     def _renew(self, partition: int) -> _Copy:
-        """A fresh id. It reaches the disk with the first dot it mints; until then nobody has seen it."""
+        """A fresh id."""
         self.renewed += partition in self._copies
         copy = self._copies[partition] = _Copy(self._random.bits("replica-id", 63) + 1, 0)
         return copy
@@ -217,10 +286,6 @@ class Replica:
                 f"this key has {before} siblings, the limit is {self._limits.siblings_max}",
                 advice="get the key, resolve its siblings, and write with the KV-Context of that answer",
             )
-
-
-def _copy_bytes(dot: Dot) -> bytes:
-    return dot[0].to_bytes(_ID_BYTES, "big") + dot[1].to_bytes(8, "big")
 
 
 def _without_forgotten(incoming: bytes, replica_id: int, mine: bytes | None) -> bytes:

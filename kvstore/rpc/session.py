@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
-from kvstore.core.message import REPLY_OF, Reply, Request
+from kvstore.core.message import EMPTY_REPLY, REPLY_OF, Reply, Request
 from kvstore.errors import KVStoreError
 from kvstore.rpc.connection import Connection
 from kvstore.rpc.frames import PAYLOAD_OVERHEAD_BYTES
@@ -26,9 +26,13 @@ from kvstore.rpc.wire import (
 )
 
 Handler = Callable[[NodeId, Request, float], Reply | asyncio.Future[Any]]
-"""(sender, request, seconds that remain) -> the reply, or a future of it. KVStoreErrors travel back."""
+"""(sender, request, seconds that remain) -> the reply, or a future of it; KVStoreErrors travel back.
+
+A future of None stands for a reply without fields: many calls can share one.
+"""
 
 _REPLIES = tuple(REPLY_OF.values())
+_EMPTY = tuple(EMPTY_REPLY.get(request) for request in REPLY_OF)
 _STOPPING = Failure("NotReady", "this node is stopping", "failed", "ask another node")
 _STOPPED = Failure("NotReady", "this node stopped before it had an answer", "unknown", "ask another node")
 _BUSY = Failure("Overloaded", "too many calls of this peer are being worked on", "failed", retry_after_s=0.1)
@@ -132,7 +136,8 @@ class Session:
         elif error is not None:
             self._failed(call_id, number, class_, error)
         else:
-            self._answer(call_id, number, class_, future.result())
+            reply = future.result()
+            self._answer(call_id, number, class_, _EMPTY[number] if reply is None else reply)
         if self._host.draining:
             self._host.progressed()
 

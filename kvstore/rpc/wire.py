@@ -98,14 +98,16 @@ def _held(fields: Any) -> Any:
 
 
 def _store(fields: Any) -> Any:
-    if type(fields) is tuple and len(fields) == 5:
-        partition, key, state, sync, hlc_time = fields
+    if type(fields) is tuple and len(fields) == 7:
+        partition, key, state, sync, hlc_time, base, writer = fields
         if (
             type(partition) is int
             and type(key) is bytes
             and type(state) is bytes
             and type(sync) is bool
             and type(hlc_time) is int
+            and type(base) is bytes
+            and type(writer) is int
         ):
             return _new(Store, fields)
     return _derived_store(fields)

@@ -123,6 +123,9 @@ class Network:
         self._up[endpoint.name] = endpoint
         self._names[endpoint.node_id] = endpoint.name
         self._addresses[address] = endpoint.name
+        for pair, link in self._links.items():
+            if endpoint.name in pair:
+                link.silent_since_s = None  # it connects anew
 
     def detach(self, endpoint: Endpoint) -> None:
         """Its process has ended: connections to it break."""
@@ -185,6 +188,8 @@ class Network:
             return False
         back = self._link(target.name, source.name)
         if link.cuts or back.cuts or target.owner.stalled is not None:
+            for cut in (*link.cuts, *back.cuts):
+                cut.hits += 1
             link.retry_at_s = now_s + RECONNECT_S
             return False
         link.silent_since_s = None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
 
-from kvstore.core.encoding import decode_state, encode_state
+from kvstore.core.encoding import decode_causal, decode_state, encode_state
 from kvstore.core.limits import DEFAULT_LIMITS, Limits
 from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, write
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext
-from kvstore.errors import CorruptRecord, TooLarge
+from kvstore.errors import CorruptRecord, NotReady, TooLarge
 from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.ports import Kind
 from kvstore.node.replica import Minted, Replica
@@ -36,10 +38,22 @@ def values(replica: Replica) -> list[bytes]:
 
 async def test_a_clean_restart_keeps_the_id_and_the_counter() -> None:
     storage = MemoryStorage()
-    first = put(replica_on(storage), b"1")
+    replica = replica_on(storage)
+    first = put(replica, b"1")
+    replica.stop()
     await storage.close()
     second = put(replica_on(MemoryStorage(storage.disk)), b"2")
     assert second.dot == (first.dot[0], first.dot[1] + 1)
+
+
+async def test_a_stopped_replica_writes_nothing_that_its_counters_on_disk_do_not_know() -> None:
+    replica, other = replica_on(MemoryStorage()), replica_on(MemoryStorage(), seed=1)
+    put(replica, b"1")
+    replica.stop()
+    with pytest.raises(NotReady):
+        put(replica, b"2")
+    with pytest.raises(NotReady):
+        replica.store(P, KEY, put(other, b"3").state)
 
 
 async def test_an_unclean_stop_renews_the_id() -> None:
@@ -143,15 +157,30 @@ async def test_a_foreign_write_to_a_key_without_a_record_is_kept_byte_for_byte()
     assert replica.read(P, KEY) == foreign
 
 
-async def test_renewed_ids_reach_the_disk_with_their_first_dot() -> None:
+async def test_renewed_ids_are_kept_by_a_clean_stop() -> None:
     storage = MemoryStorage()
     replica = replica_on(storage)
     first = put(replica, b"1")
     replica.renew_all()
     second = put(replica, b"2")
     assert second.dot[0] != first.dot[0]
+    replica.stop()
     await storage.close()
     assert put(replica_on(MemoryStorage(storage.disk)), b"3").dot == (second.dot[0], 2)
+
+
+async def test_counters_of_an_earlier_stop_are_not_found_by_a_later_start() -> None:
+    """The storage may close cleanly although the replica could not write its counters: the disk was full."""
+    storage = MemoryStorage()
+    replica = replica_on(storage)
+    first = put(replica, b"1")
+    replica.stop()
+    await storage.close()
+    storage = MemoryStorage(storage.disk)
+    second = put(replica_on(storage), b"2")
+    assert second.dot[0] == first.dot[0]
+    await storage.close()
+    assert put(replica_on(MemoryStorage(storage.disk), seed=1), b"3").dot[0] != first.dot[0]
 
 
 async def test_counters_are_shared_by_all_keys_of_a_copy_and_never_go_back() -> None:
@@ -172,3 +201,56 @@ async def test_storing_what_is_held_writes_nothing() -> None:
     replica.store(P, KEY, state)
     replica.store(P, KEY, encode_state(KeyState()))
     assert storage.disk.unsynced_batches == applied
+
+
+@given(st.integers(0, 1 << 32))
+def test_a_base_is_a_short_cut_and_changes_nothing(seed: int) -> None:
+    """Three writers, each with two readers behind it: one takes the short cut, the other never does."""
+    chance = random.Random(seed)
+    writers = [replica_on(MemoryStorage(), seed=i) for i in range(3)]
+    quick, slow = replica_on(MemoryStorage(), seed=7), replica_on(MemoryStorage(), seed=7)
+    taken = 0
+    for number in range(chance.randrange(1, 30)):
+        writer = chance.choice(writers)
+        context = chance.choice([None, EMPTY_CONTEXT, known(writer), known(chance.choice(writers))])
+        mode = chance.choice(["overwrite", "sibling"])
+        made = writer.write(P, KEY, Version(b"%d" % number), context=context, blind=mode)
+        for other in writers:
+            if chance.random() < 0.6:
+                other.store(P, KEY, made.state, made.base, made.dot[0])
+        if chance.random() < 0.7:
+            taken += bool(made.base) and quick.read(P, KEY).startswith(made.base)
+            quick.store(P, KEY, made.state, made.base, made.dot[0])
+            slow.store(P, KEY, made.state)
+            assert quick.read(P, KEY) == slow.read(P, KEY)
+    event(f"short cuts: {min(taken, 3)}")
+
+
+def known(replica: Replica) -> CausalContext:
+    state = replica.read(P, KEY)
+    return decode_causal(state).context if state else EMPTY_CONTEXT
+
+
+async def test_b7_a_clone_of_the_writer_gets_no_short_cut() -> None:
+    """The state says that our own id made a dot we know nothing of: only the long way notices."""
+    storage = MemoryStorage()
+    replica = replica_on(storage)
+    first = put(replica, b"1")
+    clone = Replica(MemoryStorage(), Chance(0), HybridTime(Clock(), 60.0), DEFAULT_LIMITS)
+    clone._copies = {P: type(replica._copies[P])(*first.dot)}
+    clone.store(P, KEY, first.state)
+    second = put(clone, b"2", None)
+    assert second.dot == (first.dot[0], first.dot[1] + 1)
+    assert second.base
+    replica.store(P, KEY, second.state, second.base, second.dot[0])
+    assert put(replica, b"3", None).dot[0] != first.dot[0]
+
+
+async def test_a_state_of_another_format_is_refused_also_on_the_short_way() -> None:
+    replica = replica_on(MemoryStorage())
+    put(replica, b"1")
+    made = put(replica, b"2", None)
+    base = made.state[:20]
+    with pytest.raises(CorruptRecord):
+        replica.store(P, KEY, b"\x93\x02" + made.state[2:], base, 1)
+    assert values(replica) == [b"2"]

@@ -10,7 +10,7 @@ from typing import Any
 from kvstore.core.bucket import BucketProperties
 from kvstore.core.limits import DEFAULT_LIMITS, Limits
 from kvstore.core.membership import Member, NodeId
-from kvstore.core.message import Get, Got, Put, Reply, Request, Written
+from kvstore.core.message import EMPTY_REPLY, Get, Got, Put, Reply, Request, Written
 from kvstore.errors import KVStoreError, PeerRefused, PeerTimeout, PeerUnreachable
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
@@ -123,7 +123,7 @@ class World:
             _fail(reply, _refusal(error))
             return
         if isinstance(answer, asyncio.Future):
-            answer.add_done_callback(lambda done: _pass_on(done, reply))
+            answer.add_done_callback(lambda done: _pass_on(request, done, reply))
         elif not reply.done():
             reply.set_result(answer)
 
@@ -139,7 +139,7 @@ def _fail(reply: asyncio.Future[Reply], error: KVStoreError) -> None:
         reply.set_exception(error)
 
 
-def _pass_on(done: asyncio.Future[Reply], reply: asyncio.Future[Reply]) -> None:
+def _pass_on(request: Request, done: asyncio.Future[Any], reply: asyncio.Future[Reply]) -> None:
     if done.cancelled() or reply.done():
         return
     error = done.exception()
@@ -148,7 +148,8 @@ def _pass_on(done: asyncio.Future[Reply], reply: asyncio.Future[Reply]) -> None:
     elif error is not None:
         raise error
     else:
-        reply.set_result(done.result())
+        result = done.result()
+        reply.set_result(EMPTY_REPLY[type(request)] if result is None else result)
 
 
 class _Link:
