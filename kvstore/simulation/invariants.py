@@ -155,7 +155,7 @@ class Invariants:
         self.counts: Counter[str] = Counter()
         self.checked: Counter[str] = Counter()
         """How often each hook had something to check: a run that checked nothing proves nothing."""
-        self._read_hint, self._now = hint_reader, now
+        self._read_hint, self.now = hint_reader, now
         self._disks: dict[str, _Disk] = {}
         self._keys: dict[bytes, _Key] = {}
         self._key_of: dict[Dot, bytes] = {}
@@ -390,7 +390,7 @@ class Invariants:
     def _breach(self, invariant: str, key: bytes, node: str, detail: str) -> None:
         self.counts[invariant] += 1
         if len(self.breaches) < _BREACHES_MAX:
-            self.breaches.append(Breach(invariant, key, node, detail, self._now()))
+            self.breaches.append(Breach(invariant, key, node, detail, self.now()))
 
 
 class _Watched:
