@@ -81,6 +81,8 @@ class Clients:
         if node is None or process is None:
             raise ConnectError(f"{machine.name} does not listen")
         answer: asyncio.Future[Any] = self._loop.create_future()
+        for observer in self._observers:
+            observer.asked(machine.name, request)
 
         def ended(task: asyncio.Task[Any]) -> None:
             if task.cancelled():
@@ -108,7 +110,10 @@ class Clients:
         else:
             begin()
         try:
-            return await answer
+            reply = await answer
+            for observer in self._observers:
+                observer.answered(machine.name, request, reply)
+            return reply
         finally:
             timer.cancel()
 

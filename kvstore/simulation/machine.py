@@ -7,11 +7,12 @@ the machine keeps is what the disk keeps.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from kvstore.core.limits import DEFAULT_LIMITS
 from kvstore.core.membership import Member, NodeId
+from kvstore.core.message import Get, Got, Put, Written
 from kvstore.errors import KVStoreError, StorageError
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
@@ -36,7 +37,15 @@ _SIGNING_KEY = b"k" * 32
 class Observer(Protocol):
     """What a run tells whoever checks invariants on every step. Names are those of machines."""
 
+    def began(self, machines: Mapping[str, SimulatedMachine], plan: Plan) -> None:
+        """The world is there, and nothing runs yet."""
+
     def applied(self, node: str, batch: Sequence[Write]) -> None: ...
+
+    def asked(self, node: str, request: Get | Put) -> None:
+        """A client sends this, to this node first."""
+
+    def answered(self, node: str, request: Get | Put, answer: Got | Written) -> None: ...
 
     def acked(self, node: str, operation: Operation) -> None:
         """A client was told that its write is done. `World.machines` shows what is durable where."""

@@ -80,6 +80,8 @@ class World:
         self._clients = Clients(loop, plan, listed, self.trace, self.probes, observers, self.bugs)
         self._faults = Faults(self, listed)
         self._listed = listed
+        for observer in observers:
+            observer.began(self.machines, plan)
 
     async def run(self) -> Run:
         for machine in self._listed:
