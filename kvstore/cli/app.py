@@ -32,6 +32,7 @@ VERBS = {
     "healthcheck": "kvstore.cli.health:healthcheck",
     "dev": "kvstore.cli.dev:dev",
     "demo": "kvstore.cli.demo:demo",
+    "simulate": "kvstore.cli.simulate:simulate",
 }
 """verb -> module:command, in the order of the help."""
 

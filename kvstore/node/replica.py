@@ -27,7 +27,7 @@ from kvstore.core.limits import Limits
 from kvstore.core.ring import PARTITIONS
 from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, find_operation, write
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot
-from kvstore.errors import ContextRequired, CorruptRecord, InvalidRequest, NotReady, TooLarge
+from kvstore.errors import ContextRequired, CorruptRecord, InvalidRequest, NotReady, StorageFailed, TooLarge
 from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.ports import Kind, Random, Storage
 
@@ -86,7 +86,7 @@ _NO_TREES = _NoTrees()
 class Replica:
     """`renewed` counts replica ids given up; `corrupt` records found unreadable.
 
-    `on_sync_failed` is called with the error of a sync that failed.
+    `on_failed` is called with the error of a sync or a write that failed.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class Replica:
         random: Random,
         time: HybridTime,
         limits: Limits,
-        on_sync_failed: Callable[[BaseException], None] = lambda error: None,
+        on_failed: Callable[[BaseException], None] = lambda error: None,
         trees: Trees = _NO_TREES,
     ) -> None:
         self._storage, self._random, self._time, self._limits = storage, random, time, limits
-        self._on_sync_failed, self._trees = on_sync_failed, trees
+        self._on_failed, self._trees = on_failed, trees
         self._group: asyncio.Future[None] | None = None
         self._stopped = False
         self._state_bytes_max = min(limits.state_bytes_max, limits.frame_bytes_max - _FRAME_OVERHEAD_BYTES)
@@ -165,7 +165,7 @@ class Replica:
     def _synced(self, group: asyncio.Future[None]) -> None:
         error = group.exception()
         if error is not None:
-            self._on_sync_failed(error)
+            self._on_failed(error)
 
     def write(
         self,
@@ -227,9 +227,8 @@ class Replica:
                 f" the limit is {self._state_bytes_max}",
                 advice="get the key, resolve its siblings, and write with the KV-Context of that answer",
             )
-        self._storage.apply([(Kind.DATA, partition, key, encoded)])
+        self._put(partition, key, held, encoded)
         copy.counter = dot[1]
-        self._trees.changed(partition, key, held, encoded)
         return Minted(encoded, siblings, dot, hlc_time, base)
 
     def store(self, partition: int, key: bytes, incoming: bytes, base: bytes = b"", writer: int = 0) -> None:
@@ -249,8 +248,7 @@ class Replica:
             except CorruptRecord:
                 mine = None
             if mine is not None and mine.startswith(base):
-                self._storage.apply([(Kind.DATA, partition, key, incoming)])
-                self._trees.changed(partition, key, mine, incoming)
+                self._put(partition, key, mine, incoming)
                 return
         theirs: Causal | None = decode_causal(incoming)
         assert theirs is not None
@@ -268,8 +266,16 @@ class Replica:
             self._renew(partition)
             mine, merged = None, incoming
         if merged != mine:
-            self._storage.apply([(Kind.DATA, partition, key, merged)])
-            self._trees.changed(partition, key, mine or b"", merged)
+            self._put(partition, key, mine or b"", merged)
+
+    def _put(self, partition: int, key: bytes, held: bytes, state: bytes) -> None:
+        """After a failed write nothing gets as far as a sync, so it is told here that the disk has failed."""
+        try:
+            self._storage.apply([(Kind.DATA, partition, key, state)])
+        except StorageFailed as error:
+            self._on_failed(error)
+            raise
+        self._trees.changed(partition, key, held, state)
 
     def _held_and_copy(
         self, partition: int, key: bytes, context: CausalContext | None

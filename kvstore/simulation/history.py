@@ -33,7 +33,10 @@ class Operation:
     values a get showed; `seen_values` the same with their bytes, in the same order. `seen_tombstones`:
     write ids of deletes in the answer, where the harness can look inside (a simulation), else empty.
     `strict`: a get with pr or a write with pw, whose primaries overlap (P6). `session`: a get that sent
-    what its client had seen before (P8). `ended_s` is infinite while it has not ended.
+    what its client had seen before on this key, writes and reads alike (P8). `monotonic`: a get that was
+    promised P7: monotonic, 2 r > n, and only homes answered. `attempts`: how often a write was sent and may
+    have been applied; a write sent twice may have two dots. `ended_s` is infinite while it has not ended.
+    A client is sequential: it begins an operation after its last one ended, or was given up.
     """
 
     index: int
@@ -54,6 +57,7 @@ class Operation:
     monotonic: bool = False
     node: str = ""
     error: str = ""
+    attempts: int = 1
 
 
 @dataclass(slots=True)

@@ -9,7 +9,8 @@ import pytest
 from kvstore.core.layout import Layout, first_layout
 from kvstore.core.membership import Member
 from kvstore.core.message import Commit, Propose, Request
-from kvstore.errors import ConfigError, InvalidRequest, QuorumNotMet
+from kvstore.errors import ConfigError, InvalidRequest, QuorumNotMet, StorageFailed
+from kvstore.node.ports import Kind
 from kvstore.storage.memory import MemoryStorage
 from tests.node.world import World, put, until
 
@@ -205,6 +206,24 @@ async def test_a_failed_disk_stops_the_node_and_acknowledges_nothing() -> None:
         await put(node, b"k", b"v")
     await until(lambda: bool(world.fatal))
     await asyncio.gather(node.stop(), return_exceptions=True)
+
+
+@pytest.mark.parametrize("asked", ["as coordinator", "as replica"])
+async def test_a_failed_write_stops_the_node_although_it_never_gets_as_far_as_a_sync(asked: str) -> None:
+    """It lived on and refused every write: nobody asks for a sync after a write that failed."""
+    world = World()
+    for name in ("n1", "n2"):
+        await world.start(name, n=2, expect=2)
+    await world.formed()
+    storage = world.storages["n2"]
+    await until(lambda: storage.get(Kind.META, 0, b"first-layout-promise") is None)  # its loop has ended
+    storage.disk.fail_writes = True
+    through = world.named("n2" if asked == "as coordinator" else "n1")
+    with pytest.raises((QuorumNotMet, StorageFailed)):
+        await put(through, b"k", b"v", w=2)
+    await until(lambda: bool(world.fatal))
+    assert {name for name, _ in world.fatal} == {"n2"}
+    await asyncio.gather(*(node.stop() for node in world.nodes.values()), return_exceptions=True)
 
 
 def _layout_of(count: int) -> Layout:

@@ -1,0 +1,39 @@
+"""Named counters that rare code was reached: a run that reached nothing has proven nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from kvstore.node.node import Node
+
+EXPECTED = (
+    "sibling shown",
+    "tombstone seen",
+    "read repair sent",
+    "forwarded",
+    "id renewed",
+    "retry found its own write",
+    "corrupt record met",
+    "write unknown",
+    "write refused before it was applied",
+    "process ended itself",
+    "message repeated",
+    "message late",
+)
+"""What a whole campaign must have reached; which of them one run reaches is chance."""
+
+
+class Probes:
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def hit(self, name: str, count: int = 1) -> None:
+        if count:
+            self.counts[name] += count
+
+    def take(self, node: Node) -> None:
+        """What a node counted itself, when its process ends."""
+        self.hit("id renewed", node.replica.renewed)
+        self.hit("corrupt record met", node.replica.corrupt)
+        self.hit("read repair sent", node.coordinator.repairs)
+        self.hit("time refused", node.time.refused)

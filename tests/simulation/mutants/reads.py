@@ -1,0 +1,103 @@
+"""Reads and their repairs that take "not found" for knowledge, ask too few, or promise too much."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+from kvstore.core.encoding import decode_causal, encode_context, encode_state
+from kvstore.core.quorum import Quorum
+from kvstore.core.sibling import EMPTY_STATE
+from kvstore.core.vector_clock import CausalContext
+from kvstore.node import coordinator
+from kvstore.node.coordinator import Coordinator
+from kvstore.node.ports import Kind
+from kvstore.node.replica import Replica
+from tests.simulation.mutants import Patch, mutant
+
+_EMPTY = encode_state(EMPTY_STATE)
+
+
+@mutant()
+def not_found_counts_as_the_newest(patch: Patch) -> None:
+    """B25: one replica that knows nothing, and the answer is nothing."""
+    merged = coordinator.merged
+
+    def hasty(answers: Iterable[bytes]) -> bytes:
+        listed = list(answers)
+        return merged(listed) if all(listed) else b""
+
+    patch.setattr(coordinator, "merged", hasty)
+
+
+@mutant()
+def repair_writes_not_found(patch: Patch) -> None:
+    """B17: a replica without the key is right, and the others are made like it."""
+    merged, store = coordinator.merged, Replica.store
+
+    def hasty(answers: Iterable[bytes]) -> bytes:
+        listed = list(answers)
+        return merged(listed) if all(listed) else _EMPTY
+
+    def obeying(self: Replica, partition: int, key: bytes, incoming: bytes, *rest: Any) -> None:
+        if incoming == _EMPTY:
+            self._storage.apply([(Kind.DATA, partition, key, _EMPTY)])
+        else:
+            store(self, partition, key, incoming, *rest)
+
+    patch.setattr(coordinator, "merged", hasty)
+    patch.setattr(Replica, "store", obeying)
+
+
+@mutant()
+def digest_of_the_vector_alone(patch: Patch) -> None:
+    """Replicas that differ in single dots look equal, and are neither read nor repaired."""
+
+    def rough(encoded: bytes) -> bytes:
+        if not encoded:
+            return b""
+        vector = decode_causal(encoded).context.vector
+        return blake2b(encode_context(CausalContext(vector)), digest_size=16).digest()
+
+    patch.setattr(coordinator, "digest", rough)
+    patch.setattr("kvstore.node.node.digest", rough)
+
+
+@mutant()
+def digests_always_equal(patch: Patch) -> None:
+    """Whoever has anything has the same."""
+    patch.setattr(coordinator, "digest", lambda encoded: bytes(16) if encoded else b"")
+    patch.setattr("kvstore.node.node.digest", lambda encoded: bytes(16) if encoded else b"")
+
+
+@mutant()
+def read_of_one_answer_less(patch: Patch) -> None:
+    original = coordinator._quorum
+
+    def less(*arguments: Any, **options: Any) -> Quorum:
+        quorum = original(*arguments, **options)
+        r = max(1, quorum.r - 1)
+        return replace(quorum, r=r, pr=min(quorum.pr, r))
+
+    patch.setattr(coordinator, "_quorum", less)
+
+
+@mutant()
+def session_is_not_waited_for(patch: Patch) -> None:
+    patch.setattr(coordinator, "_covers", lambda state, session: True)
+
+
+@mutant()
+def monotonic_read_answers_before_its_repair(patch: Patch) -> None:
+    async def later(self: Coordinator, repair: Coroutine[Any, Any, Any], quorum: Quorum, have: int) -> None:
+        self._spawn(coordinator._ignoring_votes(repair))
+
+    patch.setattr(Coordinator, "_repaired", later)
+
+
+@mutant(quick=True)
+def read_repair_shows_the_first_answer(patch: Patch) -> None:
+    """The coordinator's own copy is taken for the merge of all."""
+    patch.setattr(coordinator, "merged", lambda answers: next(iter(list(answers)), b""))

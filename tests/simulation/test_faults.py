@@ -1,0 +1,75 @@
+"""Every kind of fault does what it says, can be seen to have mattered, and violates nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from kvstore.node.ports import Write
+from kvstore.simulation.campaign import report_of
+from kvstore.simulation.faults import KINDS, UNHANDLED
+from kvstore.simulation.generator import LOSSY, Shape, plan_of
+from kvstore.simulation.history import Operation
+from kvstore.simulation.plan import Fault
+from kvstore.simulation.world import simulate
+
+
+class Diary:
+    """`machine.Observer` that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.acknowledged: list[bytes] = []
+        self.lives: list[tuple[str, str]] = []
+
+    def applied(self, node: str, batch: Sequence[Write]) -> None:
+        self.batches += 1
+
+    def acked(self, node: str, operation: Operation) -> None:
+        self.acknowledged.append(operation.write_id)
+
+    def crashed(self, node: str) -> None:
+        self.lives.append(("crashed", node))
+
+    def restarted(self, node: str) -> None:
+        self.lives.append(("restarted", node))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in UNHANDLED])
+def test_every_kind_matters_and_violates_nothing(kind: str) -> None:
+    w = 2 if kind in LOSSY else None
+    plan = plan_of(3, Shape(duration_s=30.0, kinds=(kind,), nodes=5, n=3, w=w))
+    assert plan.faults
+    report = report_of(simulate(plan))
+    assert report.status == "passed", (report.invalid, report.details)
+    assert report.faults == {kind: len(plan.faults)}
+
+
+@pytest.mark.parametrize("kind", UNHANDLED)
+def test_what_nodes_do_not_handle_yet_can_be_asked_for(kind: str) -> None:
+    plan = plan_of(3, Shape(duration_s=20.0, kinds=(kind,), nodes=5, n=3, w=2))
+    assert {outcome.fault.kind for outcome in simulate(plan).faults if outcome.hit} == {kind}
+
+
+def test_a_kill_is_a_crash_and_a_restart_and_observers_are_told() -> None:
+    diary = Diary()
+    plan = plan_of(1, Shape(duration_s=15.0, nodes=3, kinds=(), faults=(Fault("crash", 6.0, 2.0, ("n2",)),)))
+    run = simulate(plan, diary)
+    assert diary.lives == [
+        *[("restarted", name) for name in ("n1", "n2", "n3")],
+        ("crashed", "n2"),
+        ("restarted", "n2"),
+    ]
+    acknowledged = [o.write_id for o in run.history.operations if o.write_id and o.ended.value == "ok"]
+    assert sorted(diary.acknowledged) == sorted(acknowledged)
+    assert diary.batches > len(acknowledged)
+
+
+def test_all_nodes_down_means_that_nothing_is_done_and_nothing_is_lost() -> None:
+    shape = Shape(duration_s=15.0, nodes=3, n=3, r=2, w=2, kinds=(), faults=(Fault("kill-all", 6.0, 3.0),))
+    run = simulate(plan_of(2, shape))
+    during = [o for o in run.history.operations if 6.1 < o.started_s < 8.9 and o.ended_s < 9.0]
+    assert len(during) > 5
+    assert {o.ended.value for o in during} <= {"failed", "unknown"}
+    assert not report_of(run).violations

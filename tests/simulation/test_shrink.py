@@ -1,0 +1,58 @@
+"""Failing plans become small, and stay failing."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvstore.node.ports import Kind
+from kvstore.node.replica import Replica
+from kvstore.simulation.campaign import run_plan
+from kvstore.simulation.generator import Shape, plan_of
+from kvstore.simulation.plan import Plan
+from kvstore.simulation.shrink import Shrinker
+
+
+def test_what_the_failure_does_not_need_is_left_out() -> None:
+    plan = plan_of(2)
+    crash = next(fault for fault in plan.faults if fault.kind == "crash")
+    needed = {plan.clients[1][7].number, plan.clients[2][30].number}
+
+    def fails(smaller: Plan) -> bool:
+        numbers = {action.number for client in smaller.clients for action in client}
+        return crash in smaller.faults and needed <= numbers
+
+    shrinker = Shrinker(plan, fails)
+    small = shrinker.run()
+    assert small.faults == (crash,)
+    assert [len(client) for client in small.clients] == [2]
+    assert len(small.machines) == max(small.n, len(crash.nodes))
+    assert shrinker.runs < 300
+
+
+def test_a_plan_that_does_not_fail_is_left_as_it_is() -> None:
+    plan = plan_of(2)
+    assert Shrinker(plan, lambda _: False).run() is plan
+
+
+def test_shrinking_ends_when_its_runs_are_spent() -> None:
+    plan = plan_of(2)
+    shrinker = Shrinker(plan, lambda smaller: len(smaller.faults) > 3, runs_max=10)
+    small = shrinker.run()
+    assert shrinker.runs == 10
+    assert len(small.faults) > 3
+
+
+def test_a_real_failure_becomes_a_plan_of_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that goes on after a failed write, in a run full of other faults."""
+
+    def and_go_on(self: Replica, partition: int, key: bytes, state: bytes) -> None:
+        self._storage.apply([(Kind.DATA, partition, key, state)])
+
+    monkeypatch.setattr(Replica, "_put", and_go_on)
+    shape = Shape(duration_s=30.0, nodes=5, n=3, w=2, kinds=("write-errors", "latency", "duplicates"))
+    plan = next(plan for seed in range(20) if run_plan(plan := plan_of(seed, shape)).violations)
+    kinds = run_plan(plan).violations.keys()
+    small = Shrinker(plan, lambda smaller: bool(kinds & run_plan(smaller).violations.keys())).run()
+    assert len(small.lines()) <= 15
+    assert {fault.kind for fault in small.faults} == {"write-errors"}
+    assert kinds & run_plan(Plan.from_lines(small.lines())).violations.keys()
