@@ -28,6 +28,9 @@ class Limits:
     scan_items_max: int = 1000  # per page
     scan_bytes_max: int = 4 * MIB  # of one replica's answer; must fit a frame
 
+    # What is kept in memory.
+    heads_max: int = 65_536  # causal parts of states: a write then reads no record; about 250 B each
+
     # How much work at once.
     in_flight_max: int = 256  # requests a node works on
     queue_max: int = 1024  # requests that wait for a place; beyond: shed

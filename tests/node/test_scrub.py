@@ -149,6 +149,7 @@ async def test_a_tree_forgets_what_nobody_could_read_when_it_is_replaced(world: 
     for node in (n1, n2):
         assert await node.trees.build(P)
     damage(world, "n1")
+    n1.replica._heads.clear()  # else the write knows what it replaces without reading it
     await put(n1 if through == "write" else n2, KEY, b"w", w=3)
     assert n1.trees.tree(P, 3) is None
     assert await n1.trees.build(P)
