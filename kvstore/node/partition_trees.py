@@ -20,6 +20,7 @@ from kvstore.node.pace import BYTES_AT_ONCE, RECORDS_AT_ONCE, Pace
 from kvstore.node.ports import Kind, Storage
 
 _EMPTY = MerkleTree()
+_CHANGES_MAX = 256  # of one partition, not hashed yet: about 60 KiB
 _BUILD_AGAIN_S = 60.0  # after damage that a scan cannot get past
 
 
@@ -37,6 +38,7 @@ class PartitionTrees:
         self._loop = asyncio.get_running_loop()
         self._trees: list[dict[int, MerkleTree] | None] = [None] * PARTITIONS
         self._ready = [False] * PARTITIONS
+        self._changes: list[dict[bytes, tuple[bytes, bytes]]] = [{} for _ in range(PARTITIONS)]
         self._wanted: dict[int, asyncio.Future[bool]] = {}
         self._wake: asyncio.Future[None] | None = None
         self._n_default = 0
@@ -50,32 +52,47 @@ class PartitionTrees:
     # --- what is held -------------------------------------------------------------------------------
 
     def changed(self, partition: int, key: bytes, old: bytes, new: bytes) -> None:
-        """`old` was replaced by `new`; b"" for none. 0.1 µs without a tree, 2 µs with one (measured)."""
-        trees = self._trees[partition]
-        if trees is None:
+        """`old` was replaced by `new` (states, or their heads alone); b"" for none.
+
+        Hashed when somebody looks at the tree, or after so many keys: 0.2 µs instead of 2.3 in the put
+        that changes a key, and a key that changes again meanwhile is hashed once.
+        """
+        if self._trees[partition] is None:
             return
+        changes = self._changes[partition]
+        was = changes.get(key)
+        changes[key] = (old if was is None else was[0], new)
+        if len(changes) >= _CHANGES_MAX:
+            self._settle(partition)
+
+    def _settle(self, partition: int) -> None:
+        changes, trees = self._changes[partition], self._trees[partition]
+        if not changes or trees is None:
+            return
+        self._changes[partition] = {}
         try:
-            difference = item_hash(key, own_causal_bytes(old)) if old else 0
-            if new:
-                difference ^= item_hash(key, own_causal_bytes(new))
+            for key, (old, new) in changes.items():
+                difference = item_hash(key, own_causal_bytes(old)) if old else 0
+                if new:
+                    difference ^= item_hash(key, own_causal_bytes(new))
+                n = self.n_of(key)
+                tree = trees.get(n)
+                if tree is None:
+                    tree = trees[n] = MerkleTree()
+                tree.toggle(segment_of(key), difference)
         except CorruptRecord:
             self.forget(partition)
-            return
-        n = self.n_of(key)
-        if self._trees[partition] is trees:
-            tree = trees.get(n)
-            if tree is None:
-                tree = trees[n] = MerkleTree()
-            tree.toggle(segment_of(key), difference)
 
     def forget(self, partition: int) -> None:
         """A record was replaced that nobody can read: its hash cannot be taken out of the tree."""
         self._trees[partition] = None
         self._ready[partition] = False
+        self._changes[partition] = {}
 
     def tree(self, partition: int, n: int) -> MerkleTree | None:
         """None until it is built."""
         self._heed_buckets()
+        self._settle(partition)
         trees = self._trees[partition]
         return trees.get(n, _EMPTY) if trees is not None and self._ready[partition] else None
 
@@ -152,7 +169,7 @@ class PartitionTrees:
             # The scan is the partition as of this line, and every later change toggles the same trees:
             # whatever order they come in, both together are what is held.
             records = self._storage.scan(Kind.DATA, partition)
-            self._trees[partition], self._ready[partition] = trees, False
+            self._trees[partition], self._ready[partition], self._changes[partition] = trees, False, {}
             count = size_bytes = 0
             for key, state in records:
                 if state and (hashed := hash_of(key, state)):
