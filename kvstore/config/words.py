@@ -89,6 +89,10 @@ LIMIT_WORDS = {
         "hints delivered per second",
         "too high: takes from clients; too low: nodes that were away stay behind for long",
     ),
+    "heads_max": (
+        "causal parts of states that are kept in memory",
+        "too low: writes read what they replace; too high: memory, 250 bytes each",
+    ),
     "header_timeout_s": ("wait for a request's header", "too high: slow clients hold connections"),
     "body_timeout_s": ("wait for a request's body", "too low: large values over slow links fail"),
     "idle_timeout_s": (

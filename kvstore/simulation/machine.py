@@ -33,7 +33,10 @@ RESTART_S = 1.0
 """A supervisor starts a process again that ended by itself, after so long."""
 
 # Half of the runs keep no causal parts in memory, so that their writes meet what the disk has become.
-_LIMITS = (DEFAULT_LIMITS, replace(DEFAULT_LIMITS, heads_max=0))
+_LIMITS = tuple(
+    replace(DEFAULT_LIMITS, anti_entropy_interval_s=5.0, heads_max=heads_max)
+    for heads_max in (DEFAULT_LIMITS.heads_max, 0)
+)
 _SIGNING_KEY = b"k" * 32
 
 

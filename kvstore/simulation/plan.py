@@ -80,7 +80,7 @@ class Plan:
     duplicates: float = 0.0
     sync_delay_s: float = 0.001
     settle_s: float = 30.0
-    read_at_end: bool = True
+    read_at_end: bool = False
     faults: tuple[Fault, ...] = ()
     clients: tuple[tuple[Action, ...], ...] = ()
 

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from kvstore.core.hint import decode_hint, split_hint_key
 from kvstore.core.message import Get, Got, Put, Written
 from kvstore.core.ring import full_key
 from kvstore.node.ports import Kind, Write
 from kvstore.simulation.history import Operation
-from kvstore.simulation.invariants import Invariants, ReadHint
+from kvstore.simulation.invariants import Invariants
 from kvstore.simulation.machine import SimulatedMachine
 from kvstore.simulation.plan import Plan
 from kvstore.storage.memory import MemoryDisk
 
 
+def _hint(record_key: bytes, record: bytes) -> tuple[bytes, bytes]:
+    """(full key, encoded state) of a hint."""
+    return split_hint_key(record_key)[1], decode_hint(record).state if record else b""
+
+
 class WhiteBox:
     """An Observer that tells `Invariants` what happens."""
 
-    def __init__(self, *, hint_reader: ReadHint | None = None) -> None:
-        self.invariants = Invariants(hint_reader=hint_reader)
+    def __init__(self) -> None:
+        self.invariants = Invariants(hint_reader=_hint)
         self._machines: Mapping[str, SimulatedMachine] = {}
         self._disks: dict[str, MemoryDisk] = {}
         self._w = 1

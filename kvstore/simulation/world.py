@@ -123,7 +123,7 @@ class World:
     # --- the end ------------------------------------------------------------------------------------
 
     async def _settle(self) -> float | None:
-        """All faults are over. Seconds until the replicas of every key were equal; None if never."""
+        """All faults are over. Seconds until no hint was left and all replicas were equal; None if never."""
         began_s = self.loop.time()
         for machine in self._listed:
             machine.start()
@@ -146,8 +146,8 @@ class World:
                     continue
 
     def _equal(self) -> bool:
-        """Whether everybody is back and all homes of every key hold the same."""
-        if any(machine.node is None for machine in self._listed):
+        """Whether everybody is back, no hint is left, and all homes of every key hold the same."""
+        if any(machine.node is None or machine.disk.keys(Kind.HINT) for machine in self._listed):
             return False
         held: dict[bytes, set[bytes]] = {}
         homes = self._homes()

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from kvstore.node.replica import Replica
-from kvstore.simulation.campaign import INVALID, Shape, campaign, report_of, run_plan, run_seed, summarize
-from kvstore.simulation.generator import plan_of
+from kvstore.simulation.campaign import INVALID, campaign, report_of, run_plan, run_seed, summarize
+from kvstore.simulation.generator import Shape, plan_of
 from kvstore.simulation.plan import Fault
 from kvstore.simulation.world import simulate
 

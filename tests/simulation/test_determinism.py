@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +31,7 @@ def traces_in_a_fresh_interpreter(
     if python == sys.executable:
         environment["PYTHONPATH"] = path
     else:
-        environment["PYTHONPATH"] = os.getcwd()  # its own libraries, our code
+        environment["PYTHONPATH"] = str(Path.cwd())  # its own libraries, our code
     arguments = [python, "-c", _CODE, str(duration_s), *map(str, seeds)]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout.split()

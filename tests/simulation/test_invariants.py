@@ -16,7 +16,7 @@ from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, merge, write
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot, context_of
 from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.ports import Kind
-from kvstore.node.replica import Replica
+from kvstore.node.replica import Replica, _Copy
 from kvstore.simulation.invariants import Invariants
 from kvstore.storage.memory import MemoryDisk, MemoryStorage
 from tests.node.world import Chance, Clock
@@ -371,8 +371,11 @@ def test_the_real_replica_breaches_nothing(seed: int, steps: int) -> None:
     asyncio.run(scenario())
 
 
-def renew_nothing(self: Replica) -> None:
-    """The id is kept after an unclean stop."""
+def same_id_again(self: Replica, partition: int) -> _Copy:
+    """What forgot its dots makes them once more."""
+    disk = self._storage.disk  # type: ignore[attr-defined]
+    copy = self._copies[partition] = _Copy(id(disk), 0)
+    return copy
 
 
 def merge_the_newest(a: KeyState, b: KeyState) -> KeyState:
@@ -395,7 +398,7 @@ def largest_counters(self: CausalContext, dot: Dot) -> CausalContext:
 @pytest.mark.parametrize(
     ("where", "planted", "invariant"),
     [
-        ("kvstore.node.replica.Replica.start", renew_nothing, "I1"),
+        ("kvstore.node.replica.Replica._renew", same_id_again, "I1"),
         ("kvstore.core.encoding.merge", merge_the_newest, "I2"),
         ("kvstore.core.encoding.merge", merge_without_contexts, "I4"),
         ("kvstore.node.replica.write", supersede_all, "I2"),

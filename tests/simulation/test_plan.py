@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from kvstore.errors import ConfigError
@@ -45,7 +47,7 @@ def test_faults_of_one_process_or_disk_do_not_overlap() -> None:
             own = [f for f in plan.faults if f.kind in OWN and machine.name in f.nodes]
             own += [f for f in plan.faults if f.kind == "kill-all"]
             own.sort(key=lambda fault: fault.at_s)
-            for first, second in zip(own, own[1:], strict=False):
+            for first, second in pairwise(own):
                 assert first.at_s + first.for_s < second.at_s
 
 

@@ -17,7 +17,6 @@ from kvstore.node.ports import Kind
 from kvstore.node.replica import Replica, _Copy
 from tests.simulation.mutants import Patch, mutant
 
-
 # --- ids and dots ---------------------------------------------------------------------------------------
 
 
@@ -58,14 +57,14 @@ def id_is_that_of_the_node(patch: Patch) -> None:
 @mutant()
 def counter_of_each_key(patch: Patch) -> None:
     """B6: a counter per key begins again when the key is gone, and names writes of two keys by one dot."""
-    held_and_copy = Replica._held_and_copy
+    head_and_copy = Replica._head_and_copy
 
     def per_key(self: Replica, partition: int, key: bytes, context: Any) -> Any:
-        held, causal, contents, copy = held_and_copy(self, partition, key, context)
+        head, causal, copy = head_and_copy(self, partition, key, context)
         copy.counter = causal.context.highest(copy.replica_id)
-        return held, causal, contents, copy
+        return head, causal, copy
 
-    patch.setattr(Replica, "_held_and_copy", per_key)
+    patch.setattr(Replica, "_head_and_copy", per_key)
 
 
 # --- contexts -------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 from kvstore.core.encoding import decode_causal
 from kvstore.core.membership import NodeId
-from kvstore.core.message import Reply, Request, Store
+from kvstore.core.message import Reply, Request, Store, Stored
 from kvstore.core.quorum import Outcome, Quorum, Tally
 from kvstore.errors import CorruptRecord
 from kvstore.node import coordinator
@@ -57,7 +57,7 @@ def failed_sync_counts(patch: Patch) -> None:
 
 @mutant()
 def failed_sync_is_tried_again(patch: Patch) -> None:
-    """The kernel has dropped the pages that it could not write: the second sync reports success for nothing."""
+    """The kernel has dropped the pages that it could not write: the second sync claims what is gone."""
     from kvstore.storage.memory import MemoryStorage
 
     end_sync = MemoryStorage._end_sync
@@ -88,12 +88,10 @@ def one_node_counts_twice(patch: Patch) -> None:
     """An answer that arrives is a vote, and so is the same answer again."""
     arrived, count = FanOut._arrived, Tally.count
 
-    def twice(
-        self: FanOut, node: NodeId, request: Request, deadline_s: float, call: asyncio.Future[Reply]
-    ) -> None:
-        arrived(self, node, request, deadline_s, call)
+    def twice(self: FanOut, node: NodeId, call: asyncio.Future[Reply]) -> None:
+        arrived(self, node, call)
         answered = not call.cancelled() and call.exception() is None
-        if answered and self.tally.outcome is Outcome.PENDING and isinstance(request, Store):
+        if answered and self.tally.outcome is Outcome.PENDING and isinstance(call.result(), Stored):
             self._count(ack=True)
 
     def tolerant(self: Tally, *, ack: bool, primary: bool = True) -> None:
@@ -130,8 +128,8 @@ def replicas_store_without_sync(patch: Patch) -> None:
 
 @mutant()
 def corrupt_record_is_not_found(patch: Patch) -> None:
-    """B3: "don't know" is taken for "empty", by a copy that keeps its id and so knows dots it has forgotten."""
-    read, held_and_copy = Replica.read, Replica._held_and_copy
+    """B3: "don't know" is "empty" to a copy that keeps its id, and so knows dots it has forgotten."""
+    read, head_and_copy = Replica.read, Replica._head_and_copy
 
     def reading(self: Replica, partition: int, key: bytes) -> bytes:
         try:
@@ -143,11 +141,11 @@ def corrupt_record_is_not_found(patch: Patch) -> None:
         try:
             self._storage.get(Kind.DATA, partition, key)
         except CorruptRecord:
-            return b"", *_NOTHING, self._copy(partition)
-        return held_and_copy(self, partition, key, context)
+            return b"", _NOTHING, self._copy(partition)
+        return head_and_copy(self, partition, key, context)
 
     patch.setattr(Replica, "read", reading)
-    patch.setattr(Replica, "_held_and_copy", holding)
+    patch.setattr(Replica, "_head_and_copy", holding)
 
 
 @mutant()

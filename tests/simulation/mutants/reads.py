@@ -7,11 +7,12 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
+from kvstore.core import read_repair
 from kvstore.core.encoding import decode_causal, encode_context, encode_state
 from kvstore.core.quorum import Quorum
 from kvstore.core.sibling import EMPTY_STATE
 from kvstore.core.vector_clock import CausalContext
-from kvstore.node import coordinator
+from kvstore.node import coordinator, stand_ins
 from kvstore.node.coordinator import Coordinator
 from kvstore.node.ports import Kind
 from kvstore.node.replica import Replica
@@ -23,19 +24,19 @@ _EMPTY = encode_state(EMPTY_STATE)
 @mutant()
 def not_found_counts_as_the_newest(patch: Patch) -> None:
     """B25: one replica that knows nothing, and the answer is nothing."""
-    merged = coordinator.merged
+    merged = read_repair.merged
 
     def hasty(answers: Iterable[bytes]) -> bytes:
         listed = list(answers)
         return merged(listed) if all(listed) else b""
 
-    patch.setattr(coordinator, "merged", hasty)
+    patch.setattr(stand_ins, "merged", hasty)
 
 
 @mutant()
 def repair_writes_not_found(patch: Patch) -> None:
     """B17: a replica without the key is right, and the others are made like it."""
-    merged, store = coordinator.merged, Replica.store
+    merged, store = read_repair.merged, Replica.store
 
     def hasty(answers: Iterable[bytes]) -> bytes:
         listed = list(answers)
@@ -47,7 +48,7 @@ def repair_writes_not_found(patch: Patch) -> None:
         else:
             store(self, partition, key, incoming, *rest)
 
-    patch.setattr(coordinator, "merged", hasty)
+    patch.setattr(stand_ins, "merged", hasty)
     patch.setattr(Replica, "store", obeying)
 
 
@@ -100,4 +101,4 @@ def monotonic_read_answers_before_its_repair(patch: Patch) -> None:
 @mutant(quick=True)
 def read_repair_shows_the_first_answer(patch: Patch) -> None:
     """The coordinator's own copy is taken for the merge of all."""
-    patch.setattr(coordinator, "merged", lambda answers: next(iter(list(answers)), b""))
+    patch.setattr(stand_ins, "merged", lambda answers: next(iter(list(answers)), b""))

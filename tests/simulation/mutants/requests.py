@@ -12,7 +12,7 @@ from kvstore.core.sibling import Version
 from kvstore.core.vector_clock import Dot
 from kvstore.errors import PeerError
 from kvstore.node import replica
-from kvstore.node.coordinator import Coordinator
+from kvstore.node.forwarding import Forwarding
 from tests.simulation.mutants import Patch, mutant
 
 
@@ -31,9 +31,17 @@ def operation_ids_are_ignored(patch: Patch) -> None:
 @mutant()
 def coordinator_sends_a_put_again(patch: Patch) -> None:
     """A forwarded put whose answer did not come goes to the next home, and to the one after that."""
-    forward = Coordinator._forward
+    forward = Forwarding.forward
 
-    async def stubborn(self: Coordinator, request: Get | Put, homes: Sequence[Any], expected: Any) -> Any:
+    async def stubborn(
+        self: Forwarding,
+        request: Get | Put,
+        homes: Sequence[Any],
+        partition: int,
+        expected: Any,
+        *,
+        sloppy: bool,
+    ) -> Any:
         if isinstance(request, Put) and not request.forwarded:
             for node in by_reach(homes, self._view.me.node_id, self._reach, self._turn):
                 call = self._peers.call(node, request._replace(forwarded=True), request.timeout_ms / 4000)
@@ -41,9 +49,9 @@ def coordinator_sends_a_put_again(patch: Patch) -> None:
                     return await call
                 except PeerError:
                     continue
-        return await forward(self, request, homes, expected)
+        return await forward(self, request, homes, partition, expected, sloppy=sloppy)
 
-    patch.setattr(Coordinator, "_forward", stubborn)
+    patch.setattr(Forwarding, "forward", stubborn)
 
 
 @mutant(quick=True)
