@@ -54,19 +54,6 @@ def id_is_that_of_the_node(patch: Patch) -> None:
     patch.setattr(Replica, "_renew", renew)
 
 
-@mutant()
-def counter_of_each_key(patch: Patch) -> None:
-    """B6: a counter per key begins again when the key is gone, and names writes of two keys by one dot."""
-    head_and_copy = Replica._head_and_copy
-
-    def per_key(self: Replica, partition: int, key: bytes, context: Any) -> Any:
-        head, causal, copy = head_and_copy(self, partition, key, context)
-        copy.counter = causal.context.highest(copy.replica_id)
-        return head, causal, copy
-
-    patch.setattr(Replica, "_head_and_copy", per_key)
-
-
 # --- contexts -------------------------------------------------------------------------------------------
 
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Any
 
 from kvstore.core import read_repair
-from kvstore.core.encoding import decode_causal, encode_context, encode_state
+from kvstore.core.encoding import encode_state
 from kvstore.core.quorum import Quorum
 from kvstore.core.sibling import EMPTY_STATE
-from kvstore.core.vector_clock import CausalContext
 from kvstore.node import coordinator, stand_ins
 from kvstore.node.coordinator import Coordinator
 from kvstore.node.ports import Kind
 from kvstore.node.replica import Replica
+from kvstore.simulation.generator import Shape
 from tests.simulation.mutants import Patch, mutant
 
 _EMPTY = encode_state(EMPTY_STATE)
+_BUSY = Shape(duration_s=40.0, nodes=3, n=3, r=2, w=3, operations_per_s=80.0, kinds=("loss", "cut", "slow"))
 
 
 @mutant()
@@ -53,20 +53,6 @@ def repair_writes_not_found(patch: Patch) -> None:
 
 
 @mutant()
-def digest_of_the_vector_alone(patch: Patch) -> None:
-    """Replicas that differ in single dots look equal, and are neither read nor repaired."""
-
-    def rough(encoded: bytes) -> bytes:
-        if not encoded:
-            return b""
-        vector = decode_causal(encoded).context.vector
-        return blake2b(encode_context(CausalContext(vector)), digest_size=16).digest()
-
-    patch.setattr(coordinator, "digest", rough)
-    patch.setattr("kvstore.node.node.digest", rough)
-
-
-@mutant()
 def digests_always_equal(patch: Patch) -> None:
     """Whoever has anything has the same."""
     patch.setattr(coordinator, "digest", lambda encoded: bytes(16) if encoded else b"")
@@ -90,7 +76,7 @@ def session_is_not_waited_for(patch: Patch) -> None:
     patch.setattr(coordinator, "_covers", lambda state, session: True)
 
 
-@mutant()
+@mutant(shape=_BUSY)
 def monotonic_read_answers_before_its_repair(patch: Patch) -> None:
     async def later(self: Coordinator, repair: Coroutine[Any, Any, Any], quorum: Quorum, have: int) -> None:
         self._spawn(coordinator._ignoring_votes(repair))
