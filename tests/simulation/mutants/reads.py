@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +11,11 @@ from kvstore.core.encoding import encode_state
 from kvstore.core.quorum import Quorum
 from kvstore.core.sibling import EMPTY_STATE
 from kvstore.node import coordinator, stand_ins
-from kvstore.node.coordinator import Coordinator
 from kvstore.node.ports import Kind
 from kvstore.node.replica import Replica
-from kvstore.simulation.generator import Shape
 from tests.simulation.mutants import Patch, mutant
 
 _EMPTY = encode_state(EMPTY_STATE)
-_BUSY = Shape(duration_s=40.0, nodes=3, n=3, r=2, w=3, operations_per_s=80.0, kinds=("loss", "cut", "slow"))
 
 
 @mutant()
@@ -74,14 +71,6 @@ def read_of_one_answer_less(patch: Patch) -> None:
 @mutant()
 def session_is_not_waited_for(patch: Patch) -> None:
     patch.setattr(coordinator, "_covers", lambda state, session: True)
-
-
-@mutant(shape=_BUSY)
-def monotonic_read_answers_before_its_repair(patch: Patch) -> None:
-    async def later(self: Coordinator, repair: Coroutine[Any, Any, Any], quorum: Quorum, have: int) -> None:
-        self._spawn(coordinator._ignoring_votes(repair))
-
-    patch.setattr(Coordinator, "_repaired", later)
 
 
 @mutant(quick=True)
