@@ -11,6 +11,9 @@ A tour of the code, in reading order:
     core/quorum.py          how many must answer, and whether they have
     node/coordinator.py     a get and a put, read from top to bottom
     node/replica.py         what a node does with its own copies, and when it gives up its name
+    node/stand_ins.py       who takes the copy of a home that is away
+    node/hinted_handoff.py  how it gets there in the end
+    node/anti_entropy.py    how replicas become equal that nobody reads; node/exchange.py is one comparison
     node/ports.py           what a node needs of the world
     node/formation.py       how a new cluster agrees on its first layout
     storage/, rpc/, httpapi/    the ports and the door, made of RocksDB, TCP and HTTP
@@ -18,19 +21,27 @@ A tour of the code, in reading order:
 
 The words, each with its file:
 
+    anti-entropy      comparing replicas in the background, healing what differs  node/anti_entropy.py
+    barrier           returns when what was acknowledged is on all live homes   node/repair.py
     bucket            a named set of keys with properties of its own            core/bucket.py
     causal context    the exact set of dots somebody knows of one key           core/vector_clock.py
     coordinator       the home that carries out one request                     node/coordinator.py
     copy              one partition on one node; has a replica id               node/replica.py
     dot               (replica id, counter): the name of one write, ever        core/vector_clock.py
+    hint              a state kept for a home that is away                      core/hint.py
+    hinted handoff    bringing hints to where they belong                       node/hinted_handoff.py
     home              one of the N nodes that hold a key                        core/layout.py
     layout            who owns which partition; versioned, agreed               core/layout.py
+    Merkle tree       hashes of a partition: finds in few bytes what differs    core/merkle_tree.py
     partition         one of 256 equal slices of the ring                       core/ring.py
     preference list   the homes of a key in the order in which to ask them      core/preference_list.py
     quorum            R answers to a read, W durable copies of a write          core/quorum.py
     read repair       sending a replica what its answer showed it lacks         core/read_repair.py
     receipt           what each replica did for one request                     core/message.py
+    scrub             reading records at rest to find rot                       node/scrub.py
     sibling           one of several concurrent versions of a key               core/sibling.py
+    sloppy quorum     W and R with stand-ins where homes do not answer          node/stand_ins.py
+    stand-in          a node that keeps hints for a home of the key             node/stand_ins.py
     token             a causal context as clients carry it: signed, opaque      core/token.py
     tombstone         the version that a delete writes                          core/sibling.py
 """

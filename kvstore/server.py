@@ -123,6 +123,7 @@ class NodeServer:
         bound_rpc = await self._peer_server.start(config.node.rpc_listen)
         undo.append(self._peer_server.close)
         self._http = HttpServer(self.node, client_token=config.security.client_token, report=self._report)
+        self.node.pace.foreground = self._http.metrics.served
         bound_http = join_address(*await self._http.start(*split_address(config.node.http_listen)))
         undo.append(self._http.close)
         self.rpc_address = config.node.advertise_rpc or bound_rpc

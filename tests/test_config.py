@@ -17,7 +17,7 @@ from kvstore.config import (
     parse_cluster_key,
     split_address,
 )
-from kvstore.config.sources import read_settings
+from kvstore.config.sources import display, read_settings
 from kvstore.config.words import LIMIT_WORDS
 from kvstore.core.bucket import BucketProperties
 from kvstore.core.limits import Limits
@@ -168,6 +168,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
+        ("sloppy", "maybe", "must be true or false"),
+        ("sloppy", 1.5, "must be true or false"),
         ("weight", "much", "not a whole number"),
         ("weight", "1.5", "not a whole number"),
         ("weight", True, "not a whole number"),
@@ -475,6 +477,13 @@ def test_every_value_of_a_node_can_be_set_and_every_setting_is_one() -> None:
         "log_format",
     }
     assert set(LIMIT_WORDS) == {f.name for f in fields(Limits)}
+
+
+@pytest.mark.parametrize(("given", "value"), [("true", True), ("false", False), (False, False)])
+def test_a_flag_is_true_or_false(given: object, value: bool) -> None:
+    settings, problems = read_settings({"sloppy": given}, {})
+    assert (settings["sloppy"].value, problems) == (value, [])
+    assert display(settings["sloppy"].value) == str(value).lower()
 
 
 def test_every_default_is_within_its_own_bounds() -> None:

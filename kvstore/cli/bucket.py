@@ -35,7 +35,7 @@ def list_(nodes: str | None, timeout_s: float | None, output: str) -> None:
     """
     document = ask(target(nodes, timeout_s), "GET", "/v1/buckets")
     found = document["buckets"]
-    rows = [[entry["bucket"], *entry["properties"].values()] for entry in found]
+    rows = [[entry["bucket"], *map(shown_value, entry["properties"].values())] for entry in found]
     emit(output, document, table([["bucket", *found[0]["properties"]], *rows]) if found else [])
 
 
@@ -65,7 +65,7 @@ def set_(
     """Change some properties of a bucket, for every node; the others stay as they are.
 
     n, r, w, pr, pw (counts) · conflict (siblings, last-write-wins) · blind (overwrite, sibling, reject)
-    · durability (sync, async) · ttl_s (seconds, 0 for never)
+    · durability (sync, async) · ttl_s (seconds, 0 for never) · sloppy (true, false)
 
     \b
     Example:
@@ -86,7 +86,7 @@ def path_of(name: str) -> str:
 
 
 def parsed(assignments: tuple[str, ...]) -> dict[str, int | float | str]:
-    """Numbers are what reads as one; names and contradictions are the node's to judge.
+    """Numbers, true and false are what reads as one; names and contradictions are the node's to judge.
 
     Raises InvalidRequest.
     """
@@ -102,6 +102,8 @@ def parsed(assignments: tuple[str, ...]) -> dict[str, int | float | str]:
 
 
 def _number_or_text(text: str) -> int | float | str:
+    if text in ("true", "false"):
+        return text == "true"
     for kind in (int, float):
         try:
             number = kind(text)
@@ -112,7 +114,12 @@ def _number_or_text(text: str) -> int | float | str:
     return text
 
 
+def shown_value(value: object) -> object:
+    """As it is typed."""
+    return str(value).lower() if isinstance(value, bool) else value
+
+
 def _lines(document: dict[str, Any]) -> list[str]:
-    rows = [[name, value] for name, value in document["properties"].items()]
+    rows = [[name, shown_value(value)] for name, value in document["properties"].items()]
     origin = "set for this bucket" if document["explicit"] else "the cluster's defaults"
     return [f"{document['bucket']}: {origin}", *table(rows)]

@@ -36,7 +36,7 @@ def status(nodes: str | None, timeout_s: float | None, output: str) -> None:
 @target_options
 @output_option
 def explain(bucket: str, key: str, nodes: str | None, timeout_s: float | None, output: str) -> None:
-    """Where a key lives, and what each of its homes holds, asked one by one.
+    """Where a key lives, what each of its homes holds, and who keeps hints for homes that are away.
 
     \b
     Example:
@@ -56,11 +56,14 @@ def explanation(where: Target, bucket: str, key: bytes) -> dict[str, Any]:
 
 
 def explained(document: dict[str, Any]) -> list[str]:
-    """A line about the key, one for each home, one for each version there."""
+    """A line about the key, one for each home, one for each version there, one for each who keeps hints."""
     rows: list[list[object]] = [["home", "zone", "holds"]]
     for home in document["homes"]:
         rows.append([home["name"], home["zone"], _holding(home)])
         rows += [["", "", f"  {_version(sibling)}"] for sibling in home.get("siblings", ())]
+    for kept in document.get("hints", ()):
+        rows.append([kept["name"], kept["zone"], f"a hint for {', '.join(kept['targets'])}"])
+        rows += [["", "", f"  {_version(sibling)}"] for sibling in kept.get("siblings", ())]
     key = document.get("key")
     shown = shown_key(key.encode()) if isinstance(key, str) else f"base64:{document.get('key_base64')}"
     agreement = "all homes hold the same" if document["equal"] else "the homes differ"

@@ -59,6 +59,9 @@ def key_of(text: str) -> bytes:
 @click.argument("key")
 @click.option("--r", type=click.IntRange(min=1), help="How many replicas must answer.")
 @click.option("--pr", type=click.IntRange(min=0), help="How many of these must be homes of the key.")
+@click.option(
+    "--sloppy/--no-sloppy", default=None, help="Whether stand-ins may answer for homes that do not."
+)
 @click.option("--monotonic", is_flag=True, help="No later read shows less than this one.")
 @click.option("--sibling", metavar="ID", help="Of several values, this one.")
 @target_options
@@ -68,6 +71,7 @@ def get(
     key: str,
     r: int | None,
     pr: int | None,
+    sloppy: bool | None,
     monotonic: bool,
     sibling: str | None,
     nodes: str | None,
@@ -85,7 +89,7 @@ def get(
       kvstore get greetings hello --sibling 3f2a9c0d11e5b7a6
     """
     with opened(bucket, nodes, timeout_s) as handle:
-        record = handle.fetch(key_of(key), r=r, pr=pr, monotonic=monotonic or None)
+        record = handle.fetch(key_of(key), r=r, pr=pr, monotonic=monotonic or None, sloppy=sloppy)
     found = [s for s in record.siblings if sibling is None or s.id == sibling]
     if sibling is not None and not found and record.found:
         raise NotFound(f"no value {sibling}", advice=f"there are {', '.join(s.id for s in record.siblings)}")
@@ -145,6 +149,9 @@ def write_options(command: Any) -> Any:
     for option in (
         click.option("--w", type=click.IntRange(min=1), help="How many replicas must have it."),
         click.option("--pw", type=click.IntRange(min=0), help="How many of these must be homes of the key."),
+        click.option(
+            "--sloppy/--no-sloppy", default=None, help="Whether stand-ins count where homes do not answer."
+        ),
         click.option("--context", help="What this write supersedes: the context of an earlier answer."),
         click.option("--if-match", metavar="ETAG", help="Only if this is what the key holds now."),
         click.option("--operation-id", help="Names the write: sent again with the same, it is the same."),

@@ -88,7 +88,12 @@ def in_reach(where: Target) -> Iterator[None]:
 
 
 def ask(target: Target, method: str, path: str, body: Any = None) -> Any:
-    """The JSON that the first node in reach answers with.
+    """The JSON that the first node in reach answers with. Raises as `ask_one`."""
+    return ask_one(target, method, path, body)[1]
+
+
+def ask_one(target: Target, method: str, path: str, body: Any = None) -> tuple[str, Any]:
+    """(URL of the first node in reach, the JSON it answers with), for what goes on with the same node.
 
     Raises ConnectError if none is, ConfigError for a URL that is none, and what a node's problem says.
     """
@@ -96,9 +101,8 @@ def ask(target: Target, method: str, path: str, body: Any = None) -> Any:
     not_ready: Unavailable | None = None
     for url in target.urls:
         try:
-            return ask_node(
-                url, method, path, body, timeout_s=target.timeout_s or TIMEOUT_S, token=target.token
-            )
+            timeout_s = target.timeout_s or TIMEOUT_S
+            return url, ask_node(url, method, path, body, timeout_s=timeout_s, token=target.token)
         except ConnectError as error:
             unreachable.append(str(error))
         except Unavailable as error:
@@ -143,7 +147,7 @@ def ask_node(url: str, method: str, path: str, body: Any, *, timeout_s: float, t
         ) from None
     finally:
         connection.close()
-    if answer.status != 200:
+    if answer.status not in (200, 202):
         lower = {name.lower(): value for name, value in answer.getheaders()}
         effect = Effect.READ if method == "GET" else Effect.WRITE
         raise failed(effect, answer.status, lower, document, url).error

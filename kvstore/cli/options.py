@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from kvstore.config import FIELDS, Field
+from kvstore.config.sources import display
 
 CONCERNS = {
     "node": "This node",
@@ -87,10 +88,12 @@ def _show_limits(ctx: click.Context, _parameter: click.Parameter, asked: bool) -
 
 
 def _metavar(field: Field) -> str:
+    if field.type == "flag":
+        return "true|false"
     return "|".join(field.choices) if field.choices else field.type.upper()
 
 
 def _help(field: Field) -> str:
-    default = "" if field.default in (None, "", ()) else f" [{field.default}]"
+    default = "" if field.default in (None, "", ()) else f" [{display(field.default)}]"
     unit = f", in {field.unit}" if field.unit else ""
     return f"{field.help}{unit}{default}"

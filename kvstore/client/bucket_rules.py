@@ -71,23 +71,38 @@ class BucketRules(Generic[T]):
 
     # --- options ------------------------------------------------------------------------------------
 
-    def read_options(self, r: Count, n: int | None, pr: int | None, monotonic: bool | None) -> ReadOptions:
+    def read_options(
+        self,
+        r: Count,
+        n: int | None,
+        pr: int | None,
+        monotonic: bool | None,
+        sloppy: bool | None = None,
+    ) -> ReadOptions:
         """The call's, and the bucket's where the call says nothing."""
         reads = self.reads
-        if r is None and n is None and pr is None and monotonic is None:
+        if r is None and n is None and pr is None and monotonic is None and sloppy is None:
             return reads
         return ReadOptions(
             reads.r if r is None else r,
             reads.n if n is None else n,
             reads.pr if pr is None else pr,
             reads.monotonic if monotonic is None else monotonic,
+            reads.sloppy if sloppy is None else sloppy,
         )
 
     def write_options(
-        self, w: Count, n: int | None, pw: int | None, dw: int | None, ttl_s: float | None, mode: str | None
+        self,
+        w: Count,
+        n: int | None,
+        pw: int | None,
+        dw: int | None,
+        ttl_s: float | None,
+        mode: str | None,
+        sloppy: bool | None = None,
     ) -> WriteOptions:
         writes = self.writes
-        if w is None and n is None and pw is None and dw is None and ttl_s is None and mode is None:
+        if all(given is None for given in (w, n, pw, dw, ttl_s, mode, sloppy)):
             return writes
         return WriteOptions(
             writes.w if w is None else w,
@@ -96,6 +111,7 @@ class BucketRules(Generic[T]):
             writes.dw if dw is None else dw,
             writes.ttl_s if ttl_s is None else ttl_s,
             writes.mode if mode is None else mode,
+            writes.sloppy if sloppy is None else sloppy,
         )
 
     def lacks_homes(self, options: ReadOptions | WriteOptions, now_s: float) -> bool:

@@ -50,12 +50,14 @@ class ReadOptions(NamedTuple):
     """None: as the bucket says. `r` of `n` homes must answer, `pr` of them no stand-ins.
 
     `monotonic`: what is shown is first made durable on r replicas, so no later read shows less.
+    `sloppy`: whether stand-ins may answer for homes that do not.
     """
 
     r: Count = None
     n: int | None = None
     pr: int | None = None
     monotonic: bool = False
+    sloppy: bool | None = None
 
 
 class WriteOptions(NamedTuple):
@@ -63,7 +65,8 @@ class WriteOptions(NamedTuple):
 
     `dw`: durable copies to wait for, 0: do not wait for the disk. `ttl_s`: age at which the value
     expires, 0 for never. `mode`: what a put without a context does: "blind" overwrites what the
-    coordinator holds, "sibling" sits beside it.
+    coordinator holds, "sibling" sits beside it. `sloppy`: whether a stand-in's copy counts where a home
+    does not answer.
     """
 
     w: Count = None
@@ -72,6 +75,7 @@ class WriteOptions(NamedTuple):
     dw: int | None = None
     ttl_s: float | None = None
     mode: str | None = None
+    sloppy: bool | None = None
 
 
 READ_DEFAULTS = ReadOptions()
@@ -90,6 +94,7 @@ class Defaults(TypedDict, total=False):
     monotonic: bool
     ttl_s: float | None
     mode: str | None
+    sloppy: bool | None
 
 
 def read_and_write(defaults: Defaults) -> tuple[ReadOptions, WriteOptions]:
@@ -99,8 +104,8 @@ def read_and_write(defaults: Defaults) -> tuple[ReadOptions, WriteOptions]:
             raise TypeError(f"bucket() got an unexpected keyword argument {name!r}")
     get: Callable[[str], Any] = defaults.get
     return (
-        ReadOptions(get("r"), get("n"), get("pr"), bool(get("monotonic"))),
-        WriteOptions(get("w"), get("n"), get("pw"), get("dw"), get("ttl_s"), get("mode")),
+        ReadOptions(get("r"), get("n"), get("pr"), bool(get("monotonic")), get("sloppy")),
+        WriteOptions(get("w"), get("n"), get("pw"), get("dw"), get("ttl_s"), get("mode"), get("sloppy")),
     )
 
 
@@ -123,6 +128,7 @@ def read_query(options: ReadOptions, homes: int = 0) -> str:
     parts += _counts({"pr": options.pr}, 0, low=0)
     if options.monotonic:
         parts.append("read=monotonic")
+    parts += _flag("sloppy", options.sloppy)
     return _query(parts)
 
 
@@ -140,6 +146,7 @@ def write_query(options: WriteOptions, homes: int = 0, *, delete: bool = False) 
         if options.mode not in _MODES:
             raise InvalidRequest(f"mode={options.mode!r} must be one of {', '.join(_MODES)}")
         parts.append(f"mode={options.mode}")
+    parts += _flag("sloppy", options.sloppy)
     return _query(parts)
 
 
@@ -164,6 +171,14 @@ def _counts(counts: Mapping[str, Count], homes: int, *, low: int = 1) -> list[st
             raise InvalidRequest(f"{name}={count!r} must be a whole number of at least {low}")
         parts.append(f"{name}={count}")
     return parts
+
+
+def _flag(name: str, value: bool | None) -> list[str]:
+    if value is None:
+        return []
+    if type(value) is not bool:
+        raise InvalidRequest(f"{name}={value!r} must be True or False")
+    return [f"{name}={str(value).lower()}"]
 
 
 def _seconds(ttl_s: object) -> str:

@@ -197,13 +197,14 @@ class Bucket(Generic[T]):
         n: int | None = None,
         pr: int | None = None,
         monotonic: bool | None = None,
+        sloppy: bool | None = None,
         timeout_s: float | None = None,
     ) -> T | None:
         """The value, None if there is none.
 
         Raises SiblingsError if there are several and the bucket has no resolver.
         """
-        options = self._rules.read_options(r, n, pr, monotonic)
+        options = self._rules.read_options(r, n, pr, monotonic, sloppy)
         return self._rules.value(key, self._read(key, options, timeout_s))
 
     def fetch(
@@ -214,10 +215,11 @@ class Bucket(Generic[T]):
         n: int | None = None,
         pr: int | None = None,
         monotonic: bool | None = None,
+        sloppy: bool | None = None,
         timeout_s: float | None = None,
     ) -> Record[T]:
         """All that is there: values, context, etag, metadata, and how it was read."""
-        options = self._rules.read_options(r, n, pr, monotonic)
+        options = self._rules.read_options(r, n, pr, monotonic, sloppy)
         return self._rules.record(key, self._read(key, options, timeout_s))
 
     def put(
@@ -235,6 +237,7 @@ class Bucket(Generic[T]):
         pw: int | None = None,
         dw: int | None = None,
         mode: str | None = None,
+        sloppy: bool | None = None,
         operation_id: str | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:
@@ -248,7 +251,7 @@ class Bucket(Generic[T]):
         a write is not sent again once it may have been applied. `operation_id` names the write: sent
         again with the same one, also by another process, it is the same write.
         """
-        options = self._rules.write_options(w, n, pw, dw, ttl_s, mode)
+        options = self._rules.write_options(w, n, pw, dw, ttl_s, mode, sloppy)
         condition = Condition(context, if_match, if_absent)
         return self._put(key, value, condition, options, timeout_s, meta, operation_id)
 
@@ -263,11 +266,12 @@ class Bucket(Generic[T]):
         pw: int | None = None,
         dw: int | None = None,
         mode: str | None = None,
+        sloppy: bool | None = None,
         operation_id: str | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:
         """Delete; no error if nothing is there. Arguments as for `put`."""
-        options = self._rules.write_options(w, n, pw, dw, None, mode)
+        options = self._rules.write_options(w, n, pw, dw, None, mode, sloppy)
         self._know_homes(options)
         request = self._rules.delete(key, options, Condition(context, if_match), operation_id=operation_id)
         return self._write(request, timeout_s)

@@ -29,7 +29,7 @@ OTHER_VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One setting. `type`: text, name, integer, number, path, address, addresses or choice.
+    """One setting. `type`: text, name, integer, number, flag, path, address, addresses or choice.
 
     `default` is None where there is none to be had. `wrong` says what a wrong value costs.
     A secret has no flag, because every user of the machine can read command lines.
@@ -238,6 +238,8 @@ def _bucket_field(key: str, default: Any) -> Field:
     help_, wrong = BUCKET_WORDS[key]
     if key in BUCKET_CHOICES:
         return Field(key, "choice", default, help_, wrong, "bucket", choices=BUCKET_CHOICES[key])
+    if isinstance(default, bool):
+        return Field(key, "flag", default, help_, wrong, "bucket")
     low, high = BUCKET_BOUNDS[key]
     return Field(key, _type_of(default), default, help_, wrong, "bucket", low=low, high=high)
 

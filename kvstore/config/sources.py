@@ -55,6 +55,8 @@ def display(value: Any) -> str:
     """A value as the environment would spell it; "" for none."""
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return str(value).lower()
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
@@ -190,6 +192,14 @@ def _integer(field: Field, value: Any) -> int:
     return _bounded(field, number)
 
 
+def _flag(_field: Field, value: Any) -> bool:
+    if value in (True, "true"):
+        return True
+    if value in (False, "false"):
+        return False
+    raise ValueError(f"{value!r} must be true or false")
+
+
 def _of_unit(field: Field) -> str:
     return f" of {field.unit}" if field.unit else ""
 
@@ -240,6 +250,7 @@ _READERS: dict[str, Callable[[Field, Any], Any]] = {
     "name": _name,
     "integer": _integer,
     "number": _number,
+    "flag": _flag,
     "path": _path,
     "address": _address,
     "addresses": _addresses,

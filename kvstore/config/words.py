@@ -34,6 +34,10 @@ BUCKET_WORDS = {
         "async: a power cut of all holders within moments loses acknowledged writes",
     ),
     "ttl_s": ("age at which values expire, 0 for never", "too low: data vanishes"),
+    "sloppy": (
+        "whether stand-ins may answer for homes that are away",
+        "false: writes fail while too many homes are down; true: a read may miss the newest write then",
+    ),
 }
 BUCKET_CHOICES = {"conflict": CONFLICTS, "blind": BLIND_MODES, "durability": DURABILITIES}
 BUCKET_BOUNDS: dict[str, tuple[float, float]] = {
@@ -75,6 +79,20 @@ LIMIT_WORDS = {
     ),
     "peer_in_flight_max": ("calls without an answer to one peer", "memory spent on a peer that hangs"),
     "peer_outbox_bytes_max": ("bytes to one peer not yet sent", "memory spent on a peer that hangs"),
+    "hint_bytes_max": (
+        "hints kept for nodes that are away",
+        "too low: they come back and need anti-entropy; too high: fills the disk",
+    ),
+    "hints_max": ("how many hints are kept", "as hint_bytes_max"),
+    "handoff_in_flight_max": ("hints on their way at once", "too high: a node that comes back is flooded"),
+    "handoff_bytes_per_s": (
+        "hints delivered per second",
+        "too high: takes from clients; too low: nodes that were away stay behind for long",
+    ),
+    "heads_max": (
+        "causal parts of states that are kept in memory",
+        "too low: writes read what they replace; too high: memory, 250 bytes each",
+    ),
     "header_timeout_s": ("wait for a request's header", "too high: slow clients hold connections"),
     "body_timeout_s": ("wait for a request's body", "too low: large values over slow links fail"),
     "idle_timeout_s": (
@@ -93,4 +111,21 @@ LIMIT_WORDS = {
         "how far ahead a last-write-wins time may lie",
         "too high: a wrong clock wins for long",
     ),
+    "anti_entropy_interval_s": (
+        "how often a partition is compared with each other home of it",
+        "too high: what a replica missed stays missing for long",
+    ),
+    "anti_entropy_records_per_s": (
+        "records read per second to build and list trees",
+        "too high: clients wait; too low: a node is long back before it is compared",
+    ),
+    "anti_entropy_bytes_per_s": (
+        "bytes per second sent to and fetched from other homes to make them equal",
+        "too high: clients wait; too low: an emptied disk takes long to fill",
+    ),
+    "scrub_interval_s": (
+        "how often every record at rest is read again",
+        "too high: rot is found when the other copies have gone, too",
+    ),
+    "scrub_bytes_per_s": ("bytes per second that the scrub reads", "too high: clients wait for the disk"),
 }

@@ -31,7 +31,8 @@ class BucketProperties:
     by hybrid clock (loses concurrent writes, by definition). `blind`: what a put without a context
     does: overwrite what the coordinator holds, sit beside it, or be refused. `durability`: a vote
     is a synced copy, or (async) one in the engine, lost if all its holders crash within moments.
-    `ttl_s`: age at which values expire, 0 for never.
+    `ttl_s`: age at which values expire, 0 for never. `sloppy`: where homes do not answer, stand-ins may
+    count towards W, and those that hold hints towards R (Dynamo §4.6); never towards pw and pr.
     """
 
     n: int = 3
@@ -43,6 +44,7 @@ class BucketProperties:
     blind: str = "overwrite"
     durability: str = "sync"
     ttl_s: float = 0.0
+    sloppy: bool = True
     default_quorum: Quorum = field(init=False, repr=False, compare=False)
     """The counts of a request that names none, made once."""
 

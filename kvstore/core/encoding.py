@@ -81,6 +81,21 @@ def causal_bytes(encoded: bytes) -> bytes:
     return _split(encoded)[0]
 
 
+def own_causal_bytes(encoded: bytes) -> bytes:
+    """`causal_bytes` of a state that this node wrote and a checksum covers, or of its head alone: a slice.
+
+    The value may have a MiB, and every write asks for two of these. Raises CorruptRecord.
+    """
+    start = encoded[:3]
+    if start == b"\x93\x01\xc4" and len(encoded) > 4:
+        return encoded[4 : 4 + encoded[3]]
+    if start == b"\x93\x01\xc5":
+        return encoded[5 : 5 + int.from_bytes(encoded[3:5], "big")]
+    if start == b"\x93\x01\xc6":
+        return encoded[7 : 7 + int.from_bytes(encoded[3:7], "big")]
+    raise CorruptRecord(f"own state does not begin as one: {start.hex()}")
+
+
 def decode_causal(encoded: bytes) -> Causal:
     """Dots and context of an encoded state, leaving its versions alone."""
     return _causal(_split(encoded)[0])
@@ -93,23 +108,41 @@ def open_own(encoded: bytes) -> tuple[Causal, bytes]:
     """
     try:
         _, causal, contents = msgpack.unpackb(encoded)
+    except (ValueError, TypeError) as error:
+        raise CorruptRecord(f"own state does not parse: {error}") from None
+    return _own_causal(causal), contents
+
+
+def head_of(encoded: bytes) -> bytes:
+    """The bytes of a state in front of its contents: equal heads are equal causal parts.
+
+    One comparison of bytes then tells what parsing both would. Raises CorruptRecord.
+    """
+    start = encoded[:3]
+    if start == b"\x93\x01\xc4" and len(encoded) > 4:
+        return encoded[: 4 + encoded[3]]
+    if start == b"\x93\x01\xc5":
+        return encoded[: 5 + int.from_bytes(encoded[3:5], "big")]
+    if start == b"\x93\x01\xc6":
+        return encoded[: 7 + int.from_bytes(encoded[3:7], "big")]
+    raise CorruptRecord(f"own state does not begin as one: {start.hex()}")
+
+
+def open_head(head: bytes) -> Causal:
+    """As `open_own`, of a head alone."""
+    return _own_causal(own_causal_bytes(head))
+
+
+def _own_causal(causal: bytes) -> Causal:
+    try:
         flat_vector, flat_cloud, flat_dots = msgpack.unpackb(causal)
         vector, cloud, dots = iter(flat_vector), iter(flat_cloud), iter(flat_dots)
         context = CausalContext(
             dict(zip(vector, vector, strict=True)), frozenset(zip(cloud, cloud, strict=True))
         )
-        return Causal(context, tuple(zip(dots, dots, strict=True))), contents
+        return Causal(context, tuple(zip(dots, dots, strict=True)))
     except (ValueError, TypeError) as error:
         raise CorruptRecord(f"own state does not parse: {error}") from None
-
-
-def head_of(encoded: bytes, contents: bytes) -> bytes:
-    """The bytes of a state in front of its contents: equal heads are equal causal parts.
-
-    `contents` as `open_own` returns it. One comparison of bytes then tells what parsing both would.
-    """
-    size = len(contents)
-    return encoded[: -size - (2 if size < 256 else 3 if size < 65_536 else 5)]
 
 
 def has_known_format(encoded: bytes) -> bool:

@@ -28,6 +28,9 @@ class Limits:
     scan_items_max: int = 1000  # per page
     scan_bytes_max: int = 4 * MIB  # of one replica's answer; must fit a frame
 
+    # What is kept in memory.
+    heads_max: int = 65_536  # causal parts of states: a write then reads no record; about 250 B each
+
     # How much work at once.
     in_flight_max: int = 256  # requests a node works on
     queue_max: int = 1024  # requests that wait for a place; beyond: shed
@@ -35,6 +38,12 @@ class Limits:
     frame_bytes_max: int = 8 * MIB  # between nodes; the length field is checked before reading (B30)
     peer_in_flight_max: int = 4096  # calls without an answer to one peer; more is PeerUnreachable at once
     peer_outbox_bytes_max: int = 16 * MIB  # bytes not yet taken by the kernel, per peer
+
+    # What is kept for nodes that are away.
+    hint_bytes_max: int = 1024 * MIB  # on this node's disk; at the cap hints are refused
+    hints_max: int = 1_000_000  # each takes a key in the engine's index
+    handoff_in_flight_max: int = 64  # hints on their way at once; each is merged and synced at its target
+    handoff_bytes_per_s: int = 16 * MIB  # a node that comes back has clients to serve as well
 
     # How long.
     header_timeout_s: float = 5.0
@@ -46,6 +55,13 @@ class Limits:
     connect_timeout_s: float = 1.0
     drain_timeout_s: float = 10.0
     clock_skew_max_s: float = 60.0  # a last-write-wins time further ahead is refused and counted
+
+    # Background work: it keeps replicas equal, and yields to clients.
+    anti_entropy_interval_s: float = 60.0  # every partition is compared with each of its homes so often
+    anti_entropy_records_per_s: int = 50_000  # read for trees and lists; 3 µs each, so 15 % of a core
+    anti_entropy_bytes_per_s: int = 16 * MIB  # of states sent and fetched
+    scrub_interval_s: float = 86_400.0  # every record at rest is read again so often
+    scrub_bytes_per_s: int = 4 * MIB
 
 
 DEFAULT_LIMITS = Limits()

@@ -21,9 +21,9 @@ from kvstore.core.membership import Member, NodeId
 class Receipt(NamedTuple):
     """What happened to one request, replica by replica.
 
-    `replicas`: (node, milliseconds, what it did: ok, same, newer, error name) in order of arrival.
+    `replicas`: (node, milliseconds, what it did: ok, same, older; hinted for a stand-in) in order of arrival.
     `hinted`: homes that a stand-in answered for. `repairs`: replicas that were sent what they lacked.
-    `required` of `n` homes had to answer, `acks` did.
+    `required` of `n` homes had to answer, `acks` did, stand-ins among them where the request was sloppy.
     """
 
     coordinator: NodeId
@@ -37,7 +37,10 @@ class Receipt(NamedTuple):
 
 
 class Get(NamedTuple):
-    """Read one key. None means: as the bucket says. `session`: encoded context the answer must cover."""
+    """Read one key. None means: as the bucket says. `session`: encoded context the answer must cover.
+
+    `sloppy`: stand-ins that hold hints may count where homes do not answer; never for a monotonic read.
+    """
 
     bucket: str
     key: bytes
@@ -48,6 +51,7 @@ class Get(NamedTuple):
     session: bytes = b""
     timeout_ms: int = 2000
     forwarded: bool = False
+    sloppy: bool | None = None
 
 
 class Got(NamedTuple):
@@ -64,7 +68,8 @@ class Put(NamedTuple):
     `context`: encoded context the writer has seen, None for a blind write, whose meaning is `mode`
     (overwrite, sibling, reject; None: as the bucket says). `if_match`: ETag that must be current, or
     "*" for any value; `if_absent`: no value may be current. `operation_id` names the write: sent
-    again, it is the same write. `ttl_ms` None: as the bucket says, 0: never.
+    again, it is the same write. `ttl_ms` None: as the bucket says, 0: never. `sloppy`: a stand-in's copy
+    counts towards W where a home does not answer; None: as the bucket says.
     """
 
     bucket: str
@@ -85,6 +90,7 @@ class Put(NamedTuple):
     pw: int | None = None
     timeout_ms: int = 2000
     forwarded: bool = False
+    sloppy: bool | None = None
 
 
 class Written(NamedTuple):
@@ -235,6 +241,137 @@ class BucketHeld(NamedTuple):
     record: BucketRecord | None
 
 
+# --- copies kept for nodes that are away ----------------------------------------------------------------
+
+
+class StoreHint(NamedTuple):
+    """Keep this state for `target`, a home that did not take it. Otherwise as Store."""
+
+    partition: int
+    key: bytes
+    state: bytes
+    target: NodeId
+    sync: bool = True
+    hlc_time: int = 0
+
+
+class FetchHints(NamedTuple):
+    """What a node keeps of one key for others.
+
+    `durable`: answer when it is on disk; a hint that is gone then stays gone through a crash.
+    """
+
+    partition: int
+    key: bytes
+    durable: bool = False
+
+
+class HintsHeld(NamedTuple):
+    """The merge of all hints of the key, and for whom they are; b"" says nothing about the key."""
+
+    state: bytes
+    targets: tuple[NodeId, ...] = ()
+
+
+# --- anti-entropy: what two homes of a partition say to each other -----------------------------------
+
+
+class CompareTrees(NamedTuple):
+    """Hashes of these positions of one level of the trees of these partitions, 8 bytes each.
+
+    `n`: of the keys that live on n nodes. `terms`: digest of what both must agree on before hashes mean
+    anything (BucketRegistry); refused as NotReady where it differs.
+    """
+
+    terms: bytes
+    n: int
+    partitions: tuple[int, ...]
+    level: int
+    positions: tuple[int, ...]
+    hashes: bytes
+
+
+class TreesCompared(NamedTuple):
+    """One byte for each hash: 0 equal, 1 different, 2 no tree yet: ask again, 3 no scan gets through."""
+
+    verdicts: bytes
+
+
+class ListKeys(NamedTuple):
+    """Keys of these segments (bits) strictly after `after`."""
+
+    terms: bytes
+    n: int
+    partition: int
+    segments: bytes
+    after: bytes = b""
+
+
+class KeysListed(NamedTuple):
+    """(key, hash of the item; b"" for an unreadable record), in order of keys.
+
+    `more`: nothing up to `last` is left out, and there may be keys after it.
+    """
+
+    items: tuple[tuple[bytes, bytes], ...]
+    last: bytes
+    more: bool
+
+
+class FetchStates(NamedTuple):
+    partition: int
+    keys: tuple[bytes, ...]
+
+
+class StatesFetched(NamedTuple):
+    """Of the first keys asked for, as many as the limits allow; b"" for none or an unreadable one."""
+
+    states: tuple[bytes, ...]
+
+
+class StoreStates(NamedTuple):
+    """Merge these (key, state) into yours, and answer when they are durable."""
+
+    partition: int
+    items: tuple[tuple[bytes, bytes], ...]
+
+
+class StatesStored(NamedTuple):
+    """How many were merged; those this node is no home of are not."""
+
+    stored: int
+
+
+class RepairPartitions(NamedTuple):
+    """Make all homes in reach equal, with you as the one that compares."""
+
+    partitions: tuple[int, ...]
+    timeout_ms: int
+
+
+class PartitionsRepaired(NamedTuple):
+    """`failed`: partitions of which a home in reach could not be compared in time.
+
+    `healed`: states that one home lacked and has now. `missing`: homes out of reach.
+    """
+
+    failed: tuple[int, ...]
+    healed: int
+    missing: tuple[NodeId, ...]
+
+
+class DeliverHints(NamedTuple):
+    """Deliver what you keep for nodes in reach, and answer when that is done."""
+
+    timeout_ms: int
+
+
+class HintsDelivered(NamedTuple):
+    """`done`: nothing is left for a node in reach."""
+
+    done: bool
+
+
 Request = (
     Get
     | Put
@@ -248,8 +385,34 @@ Request = (
     | Release
     | StoreBucket
     | FetchBucket
+    | StoreHint
+    | FetchHints
+    | CompareTrees
+    | ListKeys
+    | FetchStates
+    | StoreStates
+    | RepairPartitions
+    | DeliverHints
 )
-Reply = Got | Written | Held | Stored | Scanned | Gossiped | ClusterState | Promised | Done | BucketHeld
+Reply = (
+    Got
+    | Written
+    | Held
+    | Stored
+    | Scanned
+    | Gossiped
+    | ClusterState
+    | Promised
+    | Done
+    | BucketHeld
+    | HintsHeld
+    | TreesCompared
+    | KeysListed
+    | StatesFetched
+    | StatesStored
+    | PartitionsRepaired
+    | HintsDelivered
+)
 
 REPLY_OF: dict[type[Request], type[Reply]] = {
     Get: Got,
@@ -264,6 +427,14 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     Release: Done,
     StoreBucket: Done,
     FetchBucket: BucketHeld,
+    StoreHint: Stored,
+    FetchHints: HintsHeld,
+    CompareTrees: TreesCompared,
+    ListKeys: KeysListed,
+    FetchStates: StatesFetched,
+    StoreStates: StatesStored,
+    RepairPartitions: PartitionsRepaired,
+    DeliverHints: HintsDelivered,
 }
 """Order matters: the position is the number on the wire. Append only."""
 

@@ -6,8 +6,10 @@ now goes last instead of away: what is needed is decided by answers, not by who 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 
+from kvstore.core.layout import Layout
 from kvstore.core.membership import NodeId
 
 
@@ -28,3 +30,18 @@ def by_reach(
     if len(ordered) < len(homes):
         ordered += [node for node in others if node not in reachable]
     return ordered
+
+
+def stand_ins(layout: Layout, partition: int, n: int, in_play: Collection[NodeId]) -> list[NodeId]:
+    """Who may stand in for a home of this partition that is away: all others, the best one first.
+
+    Dynamo §4.6: the next nodes clockwise. Those come first whose zone, then host, holds the fewest of
+    `in_play`, the nodes that have or get a copy; among equals the walk decides.
+    """
+    members = layout.members
+    playing = [m for m in members if m.node_id in in_play]
+    zones = Counter(m.zone or m.node_id for m in playing)
+    hosts = Counter(m.host or m.node_id for m in playing)
+    others = [members[i] for i in layout.walks[partition][n:]]
+    others.sort(key=lambda m: (zones[m.zone or m.node_id], hosts[m.host or m.node_id]))
+    return [m.node_id for m in others]

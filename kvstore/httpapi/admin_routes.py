@@ -112,6 +112,10 @@ class AdminRoutes:
         found = await self._service.explain(call.bucket, call.key)
         return document(key_fields(call.key, JSON) | found)
 
+    async def hints(self, call: Call) -> Reply:
+        """200: per target how much is kept for it, for how long, and when it is tried next."""
+        return document(self._service.pending_hints())
+
     # --- the node -----------------------------------------------------------------------------------
 
     async def livez(self, call: Call) -> Reply:

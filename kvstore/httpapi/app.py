@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from hmac import compare_digest
-from typing import cast
 
 from aiohttp import web
 from multidict import CIMultiDictProxy, istr
@@ -22,15 +21,16 @@ from kvstore.httpapi.admin_routes import AdminRoutes, release
 from kvstore.httpapi.admission import Admission
 from kvstore.httpapi.batch import Batch
 from kvstore.httpapi.batch_items import BatchReader
-from kvstore.httpapi.connection import Connection
+from kvstore.httpapi.connection import Connection, WholeRequest
 from kvstore.httpapi.data_routes import DataRoutes, header_token
 from kvstore.httpapi.listing import Listing
 from kvstore.httpapi.media import encode_json
 from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.openapi import describe
 from kvstore.httpapi.options import REQUEST_ID
+from kvstore.httpapi.repair_routes import RepairRoutes
 from kvstore.httpapi.reply import DateLine, Reply
-from kvstore.httpapi.route_table import admin_routes, collection_routes, key_routes
+from kvstore.httpapi.route_table import admin_routes, collection_routes, key_routes, repair_routes
 from kvstore.httpapi.routes import Call, Route, Router
 from kvstore.httpapi.service import Service
 from kvstore.httpapi.status_codes import PROBLEM_TYPE, headers_of, outcome_of, problem_of, status_of
@@ -72,15 +72,23 @@ class App:
             lambda: describe(self.router.routes, version=release()),
             lambda: self.draining,
         )
-        return (*of_keys, *collection_routes(Listing(service).page, batch.run), *admin_routes(admin))
+        return (
+            *of_keys,
+            *collection_routes(Listing(service).page, batch.run),
+            *admin_routes(admin),
+            *repair_routes(RepairRoutes(service)),
+        )
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Called by aiohttp. Answers everything; raises only what ends the connection."""
+    async def handle(self, request: web.BaseRequest | WholeRequest) -> Reply:
+        """Called for each request. Answers everything; raises only what ends the connection."""
         started_s = self._elapsed_s()
-        cast(Connection, request.protocol).begin()
+        protocol = request.protocol
+        assert isinstance(protocol, Connection)
+        protocol.begin()
         self._active += 1
         method, headers = request.method, request.headers
-        request_id = self._request_id(headers)
+        given_id = headers.get(REQUEST_ID)
+        request_id = self._next_id() if given_id is None else self._request_id(given_id)
         route: Route | None = None
         path = ""
         try:
@@ -108,7 +116,7 @@ class App:
                 self._all_answered.set_result(None)
         duration_s = self._elapsed_s() - started_s
         self._metrics.count(method, reply.status, route.timed if route else "", duration_s)
-        return cast(web.StreamResponse, self._finished(reply, request_id))
+        return self._finished(reply, request_id)
 
     async def finish(self, timeout_s: float) -> None:
         """Wait until every request is answered, but no longer than that."""
@@ -161,12 +169,9 @@ class App:
                 advice="send Authorization: Bearer with the client_token of the node's configuration",
             )
 
-    def _request_id(self, headers: CIMultiDictProxy[str]) -> str:
+    def _request_id(self, given: str) -> str:
         """The client's own if it is fit for a header and a log; it is a name, not a secret."""
-        given = headers.get(REQUEST_ID)
-        if given is not None and _REQUEST_ID.fullmatch(given):
-            return given
-        return self._next_id()
+        return given if _REQUEST_ID.fullmatch(given) else self._next_id()
 
     def _next_id(self) -> str:
         self._ids += 1

@@ -8,7 +8,7 @@ traceback in the log. Those are here; one sweep over all connections replaces a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion, web
@@ -114,10 +114,9 @@ class Connection(web.RequestHandler):
 
     async def _answer(self, request: WholeRequest) -> bool:
         """Whether the connection goes on."""
-        assert self._request_handler is not None
         self._request_in_progress = True
         try:
-            reply = cast("Reply", await self._request_handler(cast(web.BaseRequest, request)))
+            reply = await self._pool.handle(request)
             if reply.write(request):
                 await reply.drain(request)
         except ConnectionError:
@@ -177,7 +176,8 @@ class Connection(web.RequestHandler):
 class ConnectionPool:
     """The open connections: how many may be, and how long a header may take.
 
-    `answer` makes the problem document for an error, `shed` is told each connection that is refused.
+    `handle` answers a request, `answer` makes the problem document for an error, `shed` is told each
+    connection that is refused.
     """
 
     def __init__(
@@ -185,12 +185,13 @@ class ConnectionPool:
         *,
         connections_max: int,
         header_timeout_s: float,
+        handle: Callable[[WholeRequest], Coroutine[Any, Any, Reply]],
         answer: Callable[[BaseException], Reply],
         shed: Callable[[], None],
         report: Callable[..., None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.answer, self.shed, self.report = answer, shed, report
+        self.handle, self.answer, self.shed, self.report = handle, answer, shed, report
         self.open: set[Connection] = set()
         self.refused: set[asyncio.Transport] = set()
         self.connections_max, self._header_timeout_s = connections_max, header_timeout_s

@@ -19,7 +19,8 @@ from prometheus_client.registry import Collector
 BUCKETS_S = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 )  # fmt: skip
-TIMED = ("get", "put", "delete", "batch", "list")
+ONE_KEY = ("get", "put", "delete")
+TIMED = (*ONE_KEY, "batch", "list")
 _METHODS = ("GET", "HEAD", "PUT", "DELETE", "POST", "other")
 SHED_REASONS = ("in_flight", "connections", "draining")
 
@@ -47,6 +48,11 @@ class Metrics(Collector):
         if counts is not None:
             counts[bisect_left(BUCKETS_S, duration_s)] += 1
             self.duration_sums_s[operation] += duration_s
+
+    def served(self) -> tuple[int, float]:
+        """(gets, puts and deletes answered so far, seconds they took together)."""
+        count = sum(sum(self.durations[name]) for name in ONE_KEY)
+        return count, sum(self.duration_sums_s[name] for name in ONE_KEY)
 
     def describe(self) -> Iterable[Metric]:
         return ()

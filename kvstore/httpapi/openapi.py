@@ -136,6 +136,7 @@ def _schemas() -> dict[str, Any]:
         ("id", "content_type"),
     )  # fmt: skip
     entries = {"type": "array", "items": {"$ref": "#/components/schemas/Sibling"}}
+    amounts, seconds = {"count": integer, "bytes": integer}, {"type": ["number", "null"]}
     siblings = {"siblings": entries, "context": _TEXT, "etag": _TEXT}
     fields: dict[str, Any] = dict.fromkeys(FIELDS, _TEXT)
     fields |= {"op": {"type": "string", "enum": [*METHODS]}, "options": {"type": "object"}}
@@ -167,7 +168,23 @@ def _schemas() -> dict[str, Any]:
              "problem": {"$ref": "#/components/schemas/Problem"}, **value, **siblings},
             ("status", "headers"),
         ),
+        "Task": _object(
+            {"id": _TEXT, "kind": {"type": "string", "enum": ["repair", "barrier"]},
+             "state": {"type": "string", "enum": ["running", "done", "failed"]}, "done": integer,
+             "total": integer, "took_s": {"type": "number"}, "error": _TEXT, "healed": integer,
+             "missing": {"type": "array", "items": _TEXT}, "failed": {"type": "array", "items": integer}},
+            ("id", "kind", "state", "done", "total", "took_s"),
+        ),
+        "Tasks": _object({"tasks": {"type": "array", "items": {"$ref": "#/components/schemas/Task"}}}),
         "Properties": _object(_properties()),
+        "Hints": _object(
+            {"node": _TEXT, "delivered": integer, "dropped": integer, "marks": integer, **amounts,
+             "count_max": integer, "bytes_max": integer,
+             "targets": {"type": "array", "items": _object(
+                 {"id": _TEXT, "name": _TEXT, "in_reach": flag, "oldest_age_s": seconds,
+                  "next_attempt_s": seconds, **amounts})}},
+            ("node", "targets", *amounts),
+        ),
         "Buckets": _object({"buckets": {"type": "array", "items": {"$ref": "#/components/schemas/Bucket"}}}),
         "Bucket": _object(
             {"bucket": _TEXT, "explicit": flag, "properties": {"$ref": "#/components/schemas/Properties"}},

@@ -67,6 +67,7 @@ def to_get(call: Call, service: Service) -> Get:
         monotonic=to_choice(options, "read", ("monotonic",)) is not None,
         session=seen,
         timeout_ms=timeout_ms,
+        sloppy=to_flag(options, "sloppy") if "sloppy" in options else None,
     )
 
 
@@ -107,6 +108,7 @@ def to_put(call: Call, service: Service, value: bytes, *, tombstone: bool = Fals
         w,
         pw,
         to_timeout_ms(options, headers, limits),
+        sloppy=to_flag(options, "sloppy") if "sloppy" in options else None,
     )
 
 

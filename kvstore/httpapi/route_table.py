@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kvstore.core.ring import PARTITIONS
 from kvstore.httpapi.admin_routes import AdminRoutes
 from kvstore.httpapi.data_routes import DataRoutes
 from kvstore.httpapi.media import JSON, JSON_LINES, MSGPACK, MULTIPART
 from kvstore.httpapi.options import COUNT_MAX, PRIORITIES
+from kvstore.httpapi.repair_routes import RepairRoutes
 from kvstore.httpapi.routes import Answer, Handler, Parameter, Route
 
 Schema = Mapping[str, Any]
@@ -45,6 +47,7 @@ _READ = (
     _N,
     _option("r", _COUNT, "Replicas that must answer"),
     _option("pr", _COUNT_OR_NONE, "How many of these must be homes of the key"),
+    _option("sloppy", _FLAG, "Whether stand-ins may answer for homes that do not; not if monotonic"),
     _option(
         "read",
         {"type": "string", "enum": ["monotonic"]},
@@ -64,6 +67,7 @@ _DELETE = (
     _N,
     _option("w", _COUNT, "Replicas that must hold it"),
     _option("pw", _COUNT_OR_NONE, "How many of these must be homes of the key"),
+    _option("sloppy", _FLAG, "Whether a stand-in's copy counts where a home does not answer"),
     _option("dw", _COUNT_OR_NONE, "Durable copies to wait for; 0: do not wait for the disk"),
     _option(
         "mode",
@@ -160,6 +164,8 @@ def admin_routes(admin: AdminRoutes) -> tuple[Route, ...]:
               (_header("If-None-Match", "304 if the ETag is still this"),), {}, (503,)),
         Route("GET", "/v1/explain/{bucket}/{key}", admin.explain, "The homes of a key, and what each holds",
               json_of(_OBJECT), (), {}, (503,)),
+        Route("GET", "/v1/hints", admin.hints, "What this node keeps for nodes that are away",
+              json_of(_ref("Hints"))),
         Route("GET", "/livez", admin.livez, "The process answers", (Answer(200, "It does", text),),
               is_open=True, is_admitted=False),
         Route("GET", "/readyz", admin.readyz, "The node can serve",
@@ -171,4 +177,33 @@ def admin_routes(admin: AdminRoutes) -> tuple[Route, ...]:
         Route("GET", "/version", admin.version, "What runs here", json_of(_OBJECT), is_open=True,
               is_admitted=False),
         Route("GET", "/openapi.json", admin.openapi, "This description", json_of(_OBJECT), is_admitted=False),
+    )  # fmt: skip
+
+
+_WAIT = (
+    _option("wait", _FLAG, "Answer when it has ended, or when the time is up"),
+    _option("timeout", _TEXT, "How long to wait: 500 or 500ms, or 2s; as long as allowed if not given"),
+)
+
+
+def repair_routes(repair: RepairRoutes) -> tuple[Route, ...]:
+    def task(status: int, text: str) -> Answer:
+        return Answer(status, text, {JSON: _ref("Task")})
+
+    return (
+        Route("POST", "/v1/repair", repair.repair, "Compare replicas now, and heal what differs",
+              (task(200, "It has ended"), task(202, "It runs: /v1/tasks tells how far it is")),
+              (_option("bucket", _TEXT, "With key: repair this key at all its homes"),
+               _option("key", _TEXT, "Percent-encoded bytes"),
+               _option("partition", {"type": "integer", "minimum": 0, "maximum": PARTITIONS - 1},
+                       "Repair one partition"),
+               _option("all", _FLAG, "Repair every partition"), *_WAIT), {}, (503, 504, 507), writes=True),
+        Route("GET", "/v1/repair", repair.status, "What this node has compared and healed, and when",
+              (Answer(200, "As described", {JSON: _OBJECT}),)),
+        Route("GET", "/v1/tasks", repair.tasks, "Tasks of this node, the newest first",
+              (Answer(200, "Those that run, and the last that ended", {JSON: _ref("Tasks")}),)),
+        Route("POST", "/v1/barrier", repair.barrier,
+              "Return when every write acknowledged before is on all live homes",
+              (task(200, "So it is; `missing` names the homes that are not live"),),
+              (_WAIT[1],), {}, (503, 504), writes=True),
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -12,7 +13,9 @@ from kvstore.errors import ConfigError
 from kvstore.httpapi.app import App
 from kvstore.httpapi.connection import Connection, ConnectionPool, Refusal
 from kvstore.httpapi.metrics import Metrics
+from kvstore.httpapi.node_metrics import NodeMetrics
 from kvstore.httpapi.service import Service
+from kvstore.httpapi.upkeep_metrics import UpkeepMetrics
 
 _LINGER_S = 1.0  # reading on after an early answer, so that closing does not reset it away
 _BACKLOG = 1024  # connections the kernel holds while the loop is busy
@@ -35,17 +38,21 @@ class HttpServer:
     ) -> None:
         limits = service.limits
         self.metrics = metrics or Metrics()
+        self.metrics.registry.register(NodeMetrics(service))
+        UpkeepMetrics(service.upkeep.figures, self.metrics.registry)
         self._limits = limits
         self._app = App(service, self.metrics, client_token=client_token, report=report)
         self._pool = ConnectionPool(
             connections_max=limits.connections_max,
             header_timeout_s=limits.header_timeout_s,
+            handle=self._app.handle,
             answer=self._app.answer,
             shed=self._shed_connection,
             report=report,
         )
         self.metrics.connections = lambda: len(self._pool.open)
-        self._manager = web.Server(self._app.handle, access_log=None)
+        # A Reply is what aiohttp asks of a response, and no subclass of theirs (reply.py says why).
+        self._manager = web.Server(cast(Any, self._app.handle), access_log=None)
         self._listener: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:

@@ -10,6 +10,25 @@ from kvstore.core.limits import Limits
 from kvstore.core.message import Get, Got, Put, Written
 from kvstore.node.ports import WallClock
 from kvstore.node.scan import Page
+from kvstore.node.tasks import Task
+from kvstore.node.upkeep import Figures
+
+
+class UpkeepService(Protocol):
+    """`kvstore.node.upkeep.Upkeep` fits by shape."""
+
+    def begin_repair(self, bucket: str, key: bytes, partition: int | None, /) -> Task:
+        """Of one key, if there is one; else of one partition, or of all."""
+
+    def begin_barrier(self, timeout_s: float, /) -> Task: ...
+
+    def shown_tasks(self) -> list[dict[str, Any]]:
+        """Ready for JSON: those that run and the last that ended, the newest first."""
+
+    def status(self) -> dict[str, Any]:
+        """Ready for JSON: what was compared and healed, and when each peer was last compared."""
+
+    def figures(self) -> Figures: ...
 
 
 class Service(Protocol):
@@ -29,6 +48,9 @@ class Service(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def upkeep(self) -> UpkeepService: ...
 
     def name_of(self, node: str, /) -> str: ...
 
@@ -63,6 +85,9 @@ class Service(Protocol):
         """Ready for JSON: what a client needs to route; None before the first layout."""
 
     async def explain(self, bucket: str, key: bytes, /) -> dict[str, Any]: ...
+
+    def pending_hints(self) -> dict[str, Any]:
+        """Ready for JSON: what this node keeps for others, by target."""
 
     def readiness(self) -> list[tuple[str, bool, str]]:
         """(check, holds, what it says)."""

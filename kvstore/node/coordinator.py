@@ -1,15 +1,16 @@
 """A get, a put and a delete across the replicas: read it from top to bottom.
 
 Source: Dynamo §4.5 (quorums), §5 (read repair). The coordinator of a request is one of the homes of
-its key; any other node forwards it once. Coordinators share no state with each other or with the
-next request.
+its key; any other node forwards it once, and stands in itself where no home can be reached (§4.6).
+Coordinators share no state with each other or with the next request.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, cast
 
 from kvstore.core.bucket import BucketProperties
 from kvstore.core.encoding import (
@@ -26,7 +27,7 @@ from kvstore.core.membership import NodeId
 from kvstore.core.message import Get, Got, Held, Put, Read, Receipt, Store, Stored, Written
 from kvstore.core.preference_list import by_reach
 from kvstore.core.quorum import Outcome, Quorum, Tally
-from kvstore.core.read_repair import merged, plan_read_repair
+from kvstore.core.read_repair import plan_read_repair
 from kvstore.core.ring import full_key, partition_of
 from kvstore.core.sibling import EMPTY_STATE, Version, shown
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext
@@ -34,24 +35,20 @@ from kvstore.errors import (
     CorruptRecord,
     InvalidRequest,
     KVStoreError,
-    NotReady,
-    PeerError,
-    PeerRefused,
     PreconditionFailed,
     QuorumNotMet,
-    QuorumUnavailable,
     StaleRead,
-    named,
 )
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
-from kvstore.node.fan_out import FanOut
+from kvstore.node.fan_out import FanOut, Hinted, Instead
+from kvstore.node.forwarding import Forwarding
 from kvstore.node.ports import Peers, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.replica import Replica
+from kvstore.node.stand_ins import Replicas, StandInCopy, StandIns, all_merged, homes_of, replicas_of
 
 _STORED = Stored()
-_R = TypeVar("_R", Got, Written)
 
 
 class Coordinator:
@@ -65,12 +62,15 @@ class Coordinator:
         replica: Replica,
         peers: Peers,
         reach: Reach,
+        stand_ins: StandIns,
         wall: WallClock,
         limits: Limits,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._view, self._buckets, self._replica, self._peers = view, buckets, replica, peers
         self._reach, self._wall, self._limits, self._spawn = reach, wall, limits, spawn
+        self._stand_ins = stand_ins
+        self._forwarding = Forwarding(view, peers, reach, stand_ins)
         self._loop = asyncio.get_running_loop()
         self._now = wall.elapsed_s
         self._turn = 0
@@ -89,8 +89,10 @@ class Coordinator:
         partition = partition_of(key)
         homes = self._view.homes(partition, quorum.n)
         me = self._view.me.node_id
+        sloppy = not request.monotonic and _sloppy(request, properties)
         if me not in homes:
-            return await self._forward(request, homes, Got)
+            got = await self._forwarding.forward(request, homes, partition, Got, sloppy=sloppy)
+            return got or await self._get_elsewhere(request, properties, quorum, homes, partition, key)
         self._refuse_small_cluster(homes, quorum)
 
         started_s = self._now()
@@ -98,22 +100,24 @@ class Coordinator:
         try:
             mine = self._replica.read(partition, key)
         except CorruptRecord:
-            return await self._get_past_corruption(request, properties, quorum, homes, partition, key)
+            return await self._get_elsewhere(request, properties, quorum, homes, partition, key)
         local = (me, self._now() - started_s, mine)
         if quorum.r == 1 and not request.session:
             return self._got(properties, quorum, mine, [local], 0)
 
         read = Read(partition, key, digest(mine))
-        reads, others = await self._read(homes, read, quorum.r, own_votes=1, deadline_s=deadline_s)
+        reads, others = await self._read(
+            homes, read, quorum, own_votes=1, deadline_s=deadline_s, sloppy=sloppy
+        )
         answers = [local, *_answers(reads, mine)]
         # An equal replica's answer is `mine` itself: the usual read merges and plans nothing.
-        equal = all(state is mine for _, _, state in answers)
-        state = mine if equal else merged(state for _, _, state in answers)
+        equal = not reads.hinted and all(state is mine for _, _, state in answers)
         if equal and not request.session:
             return self._got(properties, quorum, mine, answers, 0)
+        state = mine if equal else all_merged(answers, reads.hinted)
         if request.session and not _covers(state, request.session):
-            answers += await self._ask_the_rest(others, read, mine, deadline_s)
-            state = merged(state for _, _, state in answers)
+            answers += await self._ask_the_rest(reads, others, read, homes, mine, deadline_s)
+            state = all_merged(answers, reads.hinted)
             self._refuse_stale(state, request.session, quorum, len(answers))
         lacking = plan_read_repair(state, [(node, held) for node, _, held in answers])
         if lacking:
@@ -123,39 +127,60 @@ class Coordinator:
                 await self._repaired(repair, quorum, len(answers) - len(lacking))
             else:
                 self._spawn(_ignoring_votes(repair))
-        return self._got(properties, quorum, state, answers, len(lacking))
+        return self._got(properties, quorum, state, answers, len(lacking), reads.hinted)
 
     async def _read(
-        self, homes: Sequence[NodeId], read: Read, need: int, *, own_votes: int, deadline_s: float
+        self,
+        homes: Sequence[NodeId],
+        read: Read,
+        quorum: Quorum,
+        *,
+        own_votes: int,
+        deadline_s: float,
+        sloppy: bool,
     ) -> tuple[FanOut, list[NodeId]]:
-        """Ask as many homes as are needed; one more for each that fails. Returns those not asked, too."""
+        """Ask as many homes as are needed; one more for each that fails. Returns those not asked, too.
+
+        Where the homes in reach are too few for a sloppy read, the others and stand-ins are asked at once.
+        """
         self._turn += 1
         me = self._view.me.node_id
         others = [node for node in by_reach(homes, me, self._reach, self._turn) if node != me]
-        to_ask = min(need - own_votes, len(others))
-        tally = Tally(asked=to_ask, need=need - own_votes)
-        reads = FanOut(
-            self._loop, self._peers, self._reach, self._now, tally, lambda: others.pop(0) if others else None
+        need = quorum.r - own_votes
+        to_ask = min(need, len(others))
+        few = sloppy and not (to_ask and self._reach(others[to_ask - 1]))
+        reads = self._fan_out(
+            Tally(asked=to_ask, need=need, need_primaries=quorum.pr - own_votes),
+            partial(self._stand_ins.reader_failed, read, homes, others, sloppy, deadline_s),
         )
         for _ in range(to_ask):
             reads.ask(others.pop(0), read, deadline_s)
+        if few:
+            while others:
+                reads.ask_one_more(others.pop(0), read, deadline_s)
+            self._stand_ins.ask_for_hints(reads, read.partition, read.key, homes, deadline_s)
         if await reads.decided() is Outcome.LOST:
-            raise _lost(reads, need, own_votes, self._view, outcome="failed")
+            raise _lost(reads, quorum.r, own_votes, self._view, outcome="failed")
         return reads, others
 
     async def _ask_the_rest(
-        self, others: list[NodeId], read: Read, mine: bytes, deadline_s: float
+        self,
+        reads: FanOut,
+        others: list[NodeId],
+        read: Read,
+        homes: Sequence[NodeId],
+        mine: bytes,
+        deadline_s: float,
     ) -> list[tuple[NodeId, float, bytes]]:
-        """For a session: whoever was not asked may have what it has seen."""
-        tally = Tally(asked=len(others), need=len(others))
-        reads = self._fan_out(tally)
+        """For a session: whoever was not asked may have what it has seen, and so may a stand-in."""
+        before = len(reads.answers)
+        self._stand_ins.ask_for_hints(reads, read.partition, read.key, homes, deadline_s)
         for node in others:
-            reads.ask(node, read, deadline_s)
-        if others:
-            await reads.decided()
-        return _answers(reads, mine)
+            reads.ask_one_more(node, read, deadline_s)
+        await reads.finished()
+        return _answers(reads, mine)[before:]
 
-    async def _get_past_corruption(
+    async def _get_elsewhere(
         self,
         request: Get,
         properties: BucketProperties,
@@ -164,17 +189,25 @@ class Coordinator:
         partition: int,
         key: bytes,
     ) -> Got:
-        """An unreadable record is "don't know": R others must answer, and they heal this copy."""
+        """Without a copy here that can be read: R others must answer.
+
+        An unreadable record is "don't know", and they heal it. A node that is no home and reaches none
+        gets here too; then it is what stand-ins hold that counts.
+        """
         deadline_s = self._peer_deadline_s(request.timeout_ms)
-        reads, _ = await self._read(homes, Read(partition, key), quorum.r, own_votes=0, deadline_s=deadline_s)
+        sloppy = not request.monotonic and _sloppy(request, properties)
+        reads, _ = await self._read(
+            homes, Read(partition, key), quorum, own_votes=0, deadline_s=deadline_s, sloppy=sloppy
+        )
         answers = _answers(reads, b"")
-        state = merged(state for _, _, state in answers)
-        if state:
+        state = all_merged(answers, reads.hinted)
+        corrupt = self._view.me.node_id in homes
+        if state and corrupt:
             self._replica.store(partition, key, state)
             self._count_repairs(1)
         if request.session:
             self._refuse_stale(state, request.session, quorum, len(answers))
-        return self._got(properties, quorum, state, answers, 1)
+        return self._got(properties, quorum, state, answers, int(corrupt), reads.hinted)
 
     def _got(
         self,
@@ -183,6 +216,7 @@ class Coordinator:
         state: bytes,
         answers: list[tuple[NodeId, float, bytes]],
         repairs: int,
+        hinted: Hinted = (),
     ) -> Got:
         replicas = tuple(
             [
@@ -190,7 +224,8 @@ class Coordinator:
                 for node, elapsed_s, held in answers
             ]
         )
-        receipt = self._receipt(quorum.n, quorum.r, len(answers), replicas, repairs)
+        acks = min(len(answers) + len(hinted), quorum.n) if hinted else len(answers)
+        receipt = self._receipt(quorum.n, quorum.r, acks, replicas, repairs, hinted)
         return Got(state, properties.last_write_wins, receipt)
 
     # --- put and delete -----------------------------------------------------------------------------
@@ -207,16 +242,23 @@ class Coordinator:
         partition = partition_of(key)
         homes = self._view.homes(partition, quorum.n)
         me = self._view.me.node_id
+        sloppy = _sloppy(request, properties)
+        stand_in: StandInCopy | None = None
         if me not in homes:
-            return await self._forward(request, homes, Written)
+            written = await self._forwarding.forward(request, homes, partition, Written, sloppy=sloppy)
+            if written is not None:
+                return written
+            stand_in = self._stand_ins.copy(homes)
         self._refuse_small_cluster(homes, quorum)
-        others = self._within_reach(homes, quorum.w)
+        here = [node for node in homes if node == me or self._reach(node)]
+        if len(here) < quorum.n:
+            self._stand_ins.refuse_too_few(partition, homes, here, quorum, sloppy=sloppy)
 
         token = None if request.context is None else decode_context(request.context)
         if request.if_match is not None or request.if_absent:
             token = await self._precondition(request, properties, token)
         sync = (request.durability or properties.durability) == "sync"
-        minted = self._replica.write(
+        minted = (stand_in or self._replica).write(
             partition,
             key,
             self._version(request, properties),
@@ -225,43 +267,30 @@ class Coordinator:
             timed=properties.last_write_wins,
         )
 
-        votes = self._fan_out(Tally(asked=1 + len(others), need=quorum.w))
         hlc_time = minted.hlc_time if properties.last_write_wins else 0
         store = Store(partition, key, minted.state, sync, hlc_time, minted.base, minted.dot[0])
+        timeout_s = request.timeout_ms / 1000
+        instead = partial(self._stand_ins.home_failed, store, homes, sloppy, timeout_s)
+        votes = self._fan_out(Tally(asked=len(here), need=quorum.w, need_primaries=quorum.pw), instead)
         deadline_s = self._peer_deadline_s(request.timeout_ms)
-        for node in others:
-            votes.ask(node, store, deadline_s)
+        for node in here:
+            if node != me:
+                votes.ask(node, store, deadline_s)
+        standing_for = stand_in.target if stand_in else None
+        if len(here) < quorum.n:
+            self._stand_ins.replace_the_absent(votes, store, homes, here, sloppy, timeout_s, standing_for)
         if sync:
-            votes.vote(me, self._replica.sync(), _STORED)
+            votes.vote(me, self._replica.sync(), _STORED, standing_for)
         else:
-            votes.vote_now(me, _STORED)
+            votes.vote_now(me, _STORED, standing_for)
         if await votes.decided() is Outcome.LOST:
             raise _lost(votes, quorum.w, 0, self._view, outcome="unknown")
 
         dot, siblings = minted.dot, minted.siblings
         context = encode_context_of(dot) if token is None else encode_context(token.add(dot))
         replicas = tuple([(node, elapsed_s * 1000, "ok") for node, _, elapsed_s in votes.answers])
-        receipt = self._receipt(quorum.n, quorum.w, votes.tally.acks, replicas, 0)
+        receipt = self._receipt(quorum.n, quorum.w, votes.tally.acks, replicas, 0, votes.hinted)
         return Written(context, etag(siblings), len(siblings), receipt)
-
-    def _within_reach(self, homes: Sequence[NodeId], need: int) -> list[NodeId]:
-        """The other homes worth asking. Raises QuorumUnavailable if they are too few for W."""
-        me = self._view.me.node_id
-        reach = self._reach
-        others = [node for node in homes if node != me and reach(node)]
-        if len(others) + 1 < need:
-            raise QuorumUnavailable(
-                f"{len(others) + 1} of the {len(homes)} homes of this key are in reach, {need} are needed",
-                required=need,
-                received=len(others) + 1,
-                asked=len(homes),
-                replicas=tuple(
-                    (self._view.name_of(node), "in reach" if node == me or reach(node) else "out of reach")
-                    for node in homes
-                ),
-                advice="nothing was applied: send it again, or ask for a smaller w",
-            )
-        return others
 
     def _version(self, request: Put, properties: BucketProperties) -> Version:
         ttl_ms = int(properties.ttl_s * 1000) if request.ttl_ms is None else request.ttl_ms
@@ -282,7 +311,10 @@ class Coordinator:
 
         Not linearizable: of two writers with one ETag both may pass, and leave siblings.
         """
-        got = await self.get(Get(request.bucket, request.key, n=request.n, timeout_ms=request.timeout_ms))
+        read = Get(
+            request.bucket, request.key, request.n, timeout_ms=request.timeout_ms, sloppy=request.sloppy
+        )
+        got = await self.get(read)
         state = read_own(got.state) if got.state else EMPTY_STATE
         present = shown(state, self._wall.now_ms(), last_write_wins=properties.last_write_wins)
         tag = etag(state.siblings) if present else None
@@ -297,46 +329,12 @@ class Coordinator:
 
     # --- shared -------------------------------------------------------------------------------------
 
-    async def _forward(self, request: Get | Put, homes: Sequence[NodeId], expected: type[_R]) -> _R:
-        """To one home, once. Another one only if nothing was sent, or if it is a read."""
-        if request.forwarded:
-            raise NotReady("forwarded to a node that is no home of the key: the layouts differ")
-        self._turn += 1
-        last: KVStoreError | None = None
-        for node in by_reach(homes, self._view.me.node_id, self._reach, self._turn):
-            self._reach.asked(node)
-            try:
-                # The home needs some of the time for its own replicas; this wait is the outer one.
-                call = self._peers.call(node, request._replace(forwarded=True), request.timeout_ms / 1000)
-                reply = await call
-            except PeerRefused as refusal:
-                self._reach.succeeded(node)
-                if refusal.code not in ("NotReady", "Overloaded"):
-                    raise _as_raised_there(refusal) from None
-                last = refusal
-            except PeerError as error:
-                self._reach.failed(node, hard=not error.sent)
-                if error.sent and expected is Written:
-                    detail = f"forwarded to {self._view.name_of(node)}, which did not answer: {error.detail}"
-                    raise QuorumNotMet(detail, outcome="unknown") from None
-                last = error
-            else:
-                self._reach.succeeded(node)
-                return cast(_R, reply)
-        raise QuorumUnavailable(
-            f"no home of this key is in reach; the last one said: {last.detail if last else 'nothing'}",
-            required=1,
-            asked=len(homes),
-        )
-
     async def _repair(
         self, partition: int, key: bytes, state: bytes, lacking: list[NodeId], deadline_s: float
     ) -> FanOut:
         """Send the merge to those that lack some of it; returns when all have answered or failed."""
         me = self._view.me.node_id
-        votes = FanOut(
-            self._loop, self._peers, self._reach, self._now, Tally(asked=len(lacking), need=len(lacking))
-        )
+        votes = self._fan_out(Tally(asked=len(lacking), need=len(lacking)))
         for node in lacking:
             if node == me:
                 self._replica.store(partition, key, state)
@@ -352,15 +350,18 @@ class Coordinator:
         if have + votes.tally.acks < quorum.r:
             raise _lost(votes, quorum.r, have, self._view, outcome="failed")
 
-    def _fan_out(self, tally: Tally, instead: Callable[[], NodeId | None] | None = None) -> FanOut:
+    def _fan_out(self, tally: Tally, instead: Instead | None = None) -> FanOut:
         return FanOut(self._loop, self._peers, self._reach, self._now, tally, instead)
 
     def _receipt(
-        self, n: int, required: int, acks: int, replicas: tuple[tuple[NodeId, float, str], ...], repairs: int
+        self, n: int, required: int, acks: int, replicas: Replicas, repairs: int, hinted: Hinted = ()
     ) -> Receipt:
         layout = self._view.layout
         version = layout.version if layout else 0
-        return Receipt(self._view.me.node_id, n, required, acks, replicas, (), repairs, version)
+        homes: tuple[NodeId, ...] = ()
+        if hinted:
+            replicas, homes = replicas + replicas_of(hinted), homes_of(hinted)
+        return Receipt(self._view.me.node_id, n, required, acks, replicas, homes, repairs, version)
 
     def _refuse_small_cluster(self, homes: Sequence[NodeId], quorum: Quorum) -> None:
         if len(homes) < quorum.n:
@@ -399,13 +400,8 @@ def _quorum(
     return properties.quorum(n=n, r=r, w=w, pr=pr, pw=pw)
 
 
-def _as_raised_there(refusal: PeerRefused) -> KVStoreError:
-    """The home's own error, with its outcome and counts."""
-    error = named(refusal.code)(refusal.detail, outcome=refusal.outcome, advice=refusal.advice)
-    for name, count in refusal.problem.items():
-        if hasattr(error, name):
-            setattr(error, name, count)
-    return error
+def _sloppy(request: Get | Put, properties: BucketProperties) -> bool:
+    return properties.sloppy if request.sloppy is None else request.sloppy
 
 
 def _answers(reads: FanOut, mine: bytes) -> list[tuple[NodeId, float, bytes]]:
@@ -429,11 +425,13 @@ async def _ignoring_votes(repair: Coroutine[Any, Any, FanOut]) -> None:
 def _lost(votes: FanOut, need: int, own_votes: int, view: ClusterView, *, outcome: str) -> KVStoreError:
     """A vote that is lost, with what each replica did. A failed disk here speaks for itself."""
     replicas = [(view.name_of(node), "answered") for node, _, _ in votes.answers]
+    replicas += [(view.name_of(node), "hinted") for node, _, _, _ in votes.hinted]
     replicas += [(view.name_of(node), type(error).__name__) for node, error, _ in votes.failures]
     return QuorumNotMet(
         required=need,
         received=own_votes + votes.tally.acks,
         asked=own_votes + votes.tally.asked,
+        hinted=len(votes.hinted),
         replicas=tuple(replicas),
         outcome=outcome,
         advice="the write may be applied: send it again with the same Idempotency-Key"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from typing import Any, cast
 
 from kvstore.core.encoding import decode_state, digest, etag
@@ -11,11 +12,12 @@ from kvstore.core.hybrid_clock import wall_ms_of
 from kvstore.core.layout import Layout
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
-from kvstore.core.message import Held, Read
+from kvstore.core.message import FetchHints, Held, HintsHeld, Read
 from kvstore.core.ring import PARTITIONS, full_key, partition_of
 from kvstore.errors import CorruptRecord, KVStoreError
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
+from kvstore.node.hint_store import HintStore
 from kvstore.node.ports import Peers
 from kvstore.node.reach import Reach
 from kvstore.node.replica import Replica
@@ -29,22 +31,27 @@ class Explainer:
         view: ClusterView,
         buckets: BucketRegistry,
         replica: Replica,
+        hints: HintStore,
         peers: Peers,
         reach: Reach,
         limits: Limits,
     ) -> None:
-        self._view, self._buckets, self._replica = view, buckets, replica
+        self._view, self._buckets, self._replica, self._hints = view, buckets, replica, hints
         self._peers, self._reach, self._limits = peers, reach, limits
 
     async def explain(self, bucket: str, key: bytes) -> dict[str, Any]:
-        """Who the homes of a key are, and what each of them holds. Raises NotReady."""
+        """Who the homes of a key are, what each of them holds, and who keeps hints. Raises NotReady."""
         properties = self._buckets.properties(bucket)
         full = full_key(bucket, key)
         partition = partition_of(full)
         homes = self._view.homes(partition, properties.n)
-        held = await asyncio.gather(*(self._held(node, partition, full) for node in homes))
-        states = [state for state in held if isinstance(state, bytes)]
         layout = self._view.layout
+        members = [m.node_id for m in layout.members] if layout else []
+        held, hinted = await asyncio.gather(
+            asyncio.gather(*(self._held(node, partition, full) for node in homes)),
+            asyncio.gather(*(self._kept(node, partition, full) for node in members)),
+        )
+        states = [state for state in held if isinstance(state, bytes)]
         return {
             "bucket": bucket,
             "partition": partition,
@@ -54,7 +61,26 @@ class Explainer:
             "homes": [
                 {**self._member(node), **_described(state)} for node, state in zip(homes, held, strict=True)
             ],
+            "hints": [
+                {
+                    **self._member(node),
+                    "targets": [self._view.name_of(target) for target in kept.targets],
+                    **_described(kept.state),
+                }
+                for node, kept in zip(members, hinted, strict=True)
+                if kept.targets
+            ],
         }
+
+    async def _kept(self, node: NodeId, partition: int, key: bytes) -> HintsHeld:
+        """What a member keeps of the key for others; nothing of one that does not answer."""
+        if node == self._view.me.node_id:
+            return HintsHeld(*self._hints.held(partition, key))
+        self._reach.asked(node)
+        call = self._peers.call(node, FetchHints(partition, key), self._limits.peer_deadline_s)
+        with suppress(KVStoreError):
+            return cast(HintsHeld, await call)
+        return HintsHeld(b"")
 
     async def _held(self, node: NodeId, partition: int, key: bytes) -> bytes | KVStoreError:
         try:

@@ -10,17 +10,22 @@ from collections.abc import Callable
 from functools import partial
 
 from kvstore.core.membership import NodeId
-from kvstore.core.message import Reply, Request
+from kvstore.core.message import HintsHeld, Reply, Request
 from kvstore.core.quorum import Outcome, Tally
-from kvstore.errors import KVStoreError, PeerError, PeerRefused, PeerTimeout
+from kvstore.errors import KVStoreError, NotFound, PeerTimeout
 from kvstore.node.ports import Peers
 from kvstore.node.reach import Reach
+
+Hinted = tuple[tuple[NodeId, Reply, float, NodeId], ...]
+Instead = Callable[["FanOut", NodeId, KVStoreError], None]
 
 
 class FanOut:
     """The votes of one request. `answers` and `failures` go on growing after it is decided.
 
-    `instead` may name one more replica to ask when one failed; None when there is nobody left.
+    `instead(votes, node, error)` is told of each failure before it is counted, also after it is decided:
+    it may ask somebody else. `stand_ins` were asked in place of homes; `hinted`: (stand-in, its answer,
+    seconds, home) of those that did what they were asked.
     """
 
     __slots__ = (
@@ -32,6 +37,8 @@ class FanOut:
         "_reach",
         "answers",
         "failures",
+        "hinted",
+        "stand_ins",
         "started_s",
         "tally",
     )
@@ -43,72 +50,128 @@ class FanOut:
         reach: Reach,
         now: Callable[[], float],
         tally: Tally,
-        instead: Callable[[], NodeId | None] | None = None,
+        instead: Instead | None = None,
     ) -> None:
         self._loop, self._peers, self._reach, self._now, self.tally = loop, peers, reach, now, tally
         self._instead = instead
         self._decided: asyncio.Future[None] | None = None
         self.answers: list[tuple[NodeId, Reply, float]] = []
         self.failures: list[tuple[NodeId, KVStoreError, float]] = []
+        self.stand_ins: tuple[NodeId, ...] = ()
+        self.hinted: Hinted = ()
         self.started_s = now()
 
     def ask(self, node: NodeId, request: Request, deadline_s: float) -> None:
         """One vote of the tally's `asked` is this node's."""
         self._reach.asked(node)
         call = self._peers.call(node, request, deadline_s)
-        call.add_done_callback(partial(self._arrived, node, request, deadline_s))
+        call.add_done_callback(partial(self._arrived, node))
 
-    def vote(self, node: NodeId, durable: asyncio.Future[None], answer: Reply) -> None:
-        """This node's own vote: `answer` once `durable` is done."""
-        durable.add_done_callback(partial(self._own, node, answer))
+    def ask_one_more(self, node: NodeId, request: Request, deadline_s: float) -> None:
+        """Another home, beyond those the tally knows of."""
+        self.tally.ask_one_more(primary=True)
+        self.ask(node, request, deadline_s)
 
-    def vote_now(self, node: NodeId, answer: Reply) -> None:
+    def ask_stand_in(
+        self,
+        node: NodeId,
+        request: Request,
+        deadline_s: float,
+        *,
+        counts: bool,
+        home: NodeId = "",
+        instead: Callable[[], None] | None = None,
+    ) -> None:
+        """Beyond those the tally knows of, too. `counts`: its answer is a vote, though never a primary's.
+
+        `instead` is called before its failure is counted.
+        """
+        self.stand_ins += (node,)
+        if counts:
+            self.tally.ask_one_more(primary=False)
+        self._reach.asked(node)
+        call = self._peers.call(node, request, deadline_s)
+        call.add_done_callback(partial(self._stood_in, node, home, counts, instead))
+
+    def vote(
+        self, node: NodeId, durable: asyncio.Future[None], answer: Reply, home: NodeId | None = None
+    ) -> None:
+        """This node's own vote: `answer` once `durable` is done. `home`: for whom it stands in."""
+        durable.add_done_callback(partial(self._own, node, answer, home))
+
+    def vote_now(self, node: NodeId, answer: Reply, home: NodeId | None = None) -> None:
         """This node's own vote, given without waiting for the disk."""
-        self.answers.append((node, answer, self._now() - self.started_s))
-        self._count(ack=True)
+        elapsed_s = self._now() - self.started_s
+        if home is None:
+            self.answers.append((node, answer, elapsed_s))
+        else:
+            self.hinted += ((node, answer, elapsed_s, home),)
+        self._count(ack=True, primary=home is None)
 
     async def decided(self) -> Outcome:
         """MET or LOST, never PENDING; returns at once if it is decided already."""
-        if self.tally.outcome is Outcome.PENDING:
+        while self.tally.outcome is Outcome.PENDING:
             self._decided = self._loop.create_future()
             await self._decided
         return self.tally.outcome
 
-    def _own(self, node: NodeId, answer: Reply, durable: asyncio.Future[None]) -> None:
+    async def finished(self) -> None:
+        """Everybody who was asked has answered or failed."""
+        tally = self.tally
+        while tally.acks + tally.failures < tally.asked:
+            self._decided = self._loop.create_future()
+            await self._decided
+
+    def _own(self, node: NodeId, answer: Reply, home: NodeId | None, durable: asyncio.Future[None]) -> None:
         error = durable.exception()
         if error is None:
-            self.vote_now(node, answer)
+            self.vote_now(node, answer, home)
         else:
-            self._refused(node, error)
-            self._count(ack=False)
+            self._failed(node, error)
+            self._count(ack=False, primary=home is None)
 
-    def _arrived(
-        self, node: NodeId, request: Request, deadline_s: float, call: asyncio.Future[Reply]
-    ) -> None:
+    def _arrived(self, node: NodeId, call: asyncio.Future[Reply]) -> None:
         error: BaseException | None = PeerTimeout("cancelled") if call.cancelled() else call.exception()
         if error is None:
             self._reach.succeeded(node)
             self.answers.append((node, call.result(), self._now() - self.started_s))
             self._count(ack=True)
             return
-        if isinstance(error, PeerRefused):
-            self._reach.succeeded(node)  # it answers; what it answers is its vote
-        else:
-            self._reach.failed(node, hard=isinstance(error, PeerError) and not error.sent)
-        self._refused(node, error)
-        if self._instead is not None and self.tally.outcome is Outcome.PENDING:
-            another = self._instead()
-            if another is not None:
-                self.tally.ask_one_more(primary=True)
-                self.ask(another, request, deadline_s)
+        known = self._failed(node, self._reach.heard(node, call) or error)
+        if self._instead is not None:
+            self._instead(self, node, known)
         self._count(ack=False)
 
-    def _refused(self, node: NodeId, error: BaseException) -> None:
+    def _stood_in(
+        self,
+        node: NodeId,
+        home: NodeId,
+        counts: bool,
+        instead: Callable[[], None] | None,
+        call: asyncio.Future[Reply],
+    ) -> None:
+        error: BaseException | None = self._reach.heard(node, call)
+        if error is None:
+            answer = call.result()
+            if not isinstance(answer, HintsHeld) or answer.state:
+                self.hinted += ((node, answer, self._now() - self.started_s, home),)
+                if counts:
+                    self._count(ack=True, primary=False)
+                return
+            error = NotFound("it keeps no hint of the key, which says nothing about the key")
+        self._failed(node, error)
+        if instead is not None:
+            instead()
+        if counts:
+            self._count(ack=False, primary=False)
+
+    def _failed(self, node: NodeId, error: BaseException) -> KVStoreError:
         known = error if isinstance(error, KVStoreError) else KVStoreError(str(error))
         self.failures.append((node, known, self._now() - self.started_s))
+        return known
 
-    def _count(self, *, ack: bool) -> None:
-        self.tally.count(ack=ack)
+    def _count(self, *, ack: bool, primary: bool = True) -> None:
+        self.tally.count(ack=ack, primary=primary)
         decided = self._decided
         if decided is not None and not decided.done() and self.tally.outcome is not Outcome.PENDING:
             decided.set_result(None)

@@ -14,7 +14,6 @@ from typing import Any, cast
 
 from kvstore.core.bucket import BucketProperties, check_bucket_name, properties_from
 from kvstore.core.encoding import digest
-from kvstore.core.hybrid_clock import wall_ms_of
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
 from kvstore.core.message import (
@@ -25,6 +24,7 @@ from kvstore.core.message import (
     Done,
     FetchBucket,
     FetchCluster,
+    FetchHints,
     Get,
     Gossip,
     Got,
@@ -39,6 +39,7 @@ from kvstore.core.message import (
     Store,
     StoreBucket,
     Stored,
+    StoreHint,
     Written,
 )
 from kvstore.core.quorum import Outcome, Tally, majority
@@ -46,6 +47,7 @@ from kvstore.errors import (
     InvalidRequest,
     KVStoreError,
     NotReady,
+    Overloaded,
     QuorumNotMet,
     StorageError,
     StorageFailed,
@@ -57,11 +59,15 @@ from kvstore.node.explain import Explainer
 from kvstore.node.fan_out import FanOut
 from kvstore.node.formation import Formation
 from kvstore.node.gossip import GossipLoop
+from kvstore.node.hinting import Hinting, too_far_ahead
 from kvstore.node.hybrid_time import HybridTime
+from kvstore.node.pace import Pace
+from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.replica import Replica
 from kvstore.node.scan import Page, Scanner, scan_here
+from kvstore.node.upkeep import Upkeep
 
 BACKGROUND_TASKS_MAX = 1024
 _STORED = Stored()
@@ -94,20 +100,35 @@ class Node:
         self._storage, self._peers, self.wall, self._report = storage, peers, wall, report
         self.limits, self.signing_key, self._fatal = limits, signing_key, fatal
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.view = view
         self.registry = BucketRegistry(storage, defaults)
         self.registry.start()
         self.time = HybridTime(wall, limits.clock_skew_max_s)
-        self.replica = Replica(storage, random, self.time, limits, self._sync_failed)
-        self.reach = Reach(self._loop)
+        self.pace, self.reach = Pace(limits), Reach(self._loop)
+        self.trees = PartitionTrees(storage, self.registry, self.pace, report)
+        self.replica = Replica(storage, random, self.time, limits, self._sync_failed, self.trees)
+        self.hinting = Hinting(
+            view=self.view,
+            buckets=self.registry,
+            replica=self.replica,
+            storage=storage,
+            peers=peers,
+            reach=self.reach,
+            wall=wall,
+            random=random,
+            time=self.time,
+            limits=limits,
+            report=report,
+        )
         self.coordinator = Coordinator(
             view=self.view,
             buckets=self.registry,
             replica=self.replica,
             peers=peers,
             reach=self.reach,
+            stand_ins=self.hinting.stand_ins,
             wall=wall,
             limits=limits,
             spawn=self.spawn,
@@ -122,27 +143,51 @@ class Node:
             reach=self.reach,
             limits=limits,
         )
-        self._explainer = Explainer(self.view, self.registry, self.replica, peers, self.reach, limits)
+        kept = self.hinting.kept
+        self._explainer = Explainer(self.view, self.registry, self.replica, kept, peers, self.reach, limits)
+        self._meet(random, seeds, bootstrap_expect)
+        self.upkeep = self._made_upkeep(random)
+        kept.on_missed = self.upkeep.anti_entropy.urgent
+        self.upkeep.anti_entropy.on_compared = kept.unmark
+        self.upkeep.repair.deliver_hints = self.hinting.handoff.deliver
+        self._handlers = self._answers_to_peers()
+
+    def _meet(self, random: Random, seeds: tuple[str, ...], expect: int) -> None:
+        """The parts that find the other nodes."""
         self.gossip = GossipLoop(
             view=self.view,
             buckets=self.registry,
-            peers=peers,
+            peers=self._peers,
             reach=self.reach,
-            wall=wall,
+            wall=self.wall,
             random=random,
             seeds=seeds,
             on_twin=self._remembered_by_others,
-            report=report,
+            report=self._report,
         )
         self._formation = Formation(
             view=self.view,
-            storage=storage,
-            peers=peers,
+            storage=self._storage,
+            peers=self._peers,
             random=random,
-            expect=bootstrap_expect,
-            report=report,
+            expect=expect,
+            report=self._report,
         )
-        self._handlers = self._answers_to_peers()
+
+    def _made_upkeep(self, random: Random) -> Upkeep:
+        return Upkeep(
+            view=self.view,
+            storage=self._storage,
+            replica=self.replica,
+            trees=self.trees,
+            pace=self.pace,
+            peers=self._peers,
+            reach=self.reach,
+            random=random,
+            limits=self.limits,
+            start=self._start_loop,
+            report=self._report,
+        )
 
     def _answers_to_peers(
         self,
@@ -161,6 +206,9 @@ class Node:
             Release: lambda request: self._as_task(self._done(forming.release(request.proposer))),
             StoreBucket: self._store_bucket,
             FetchBucket: lambda request: BucketHeld(self.registry.record(request.name)),
+            StoreHint: self.hinting.store,
+            FetchHints: self.hinting.fetch,
+            **self.upkeep.answers_to_peers(self._in_background),
         }
 
     # --- life -----------------------------------------------------------------------------------------
@@ -172,7 +220,12 @@ class Node:
         for member in self.view.members.values():
             if member.node_id != self.node_id:
                 self._peers.learn(member.node_id, member.rpc_address)
+        await self.hinting.kept.start()
+        for partition, target in self.hinting.kept.marks():
+            self.upkeep.anti_entropy.urgent(partition, target)
         self._start_loop("gossip", self.gossip.run())
+        self._start_loop("handoff", self.hinting.handoff.run())
+        self.upkeep.start()
         if self.view.layout is None:
             self._start_loop("formation", self._formation.run())
 
@@ -201,11 +254,11 @@ class Node:
     def _start_loop(self, name: str, loop: Coroutine[Any, Any, None]) -> None:
         self._keep(self._loop.create_task(loop, name=name))
 
-    def _keep(self, task: asyncio.Task[None]) -> None:
+    def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             return
@@ -317,6 +370,10 @@ class Node:
     def layout(self) -> dict[str, Any] | None:
         return self._explainer.layout()
 
+    def pending_hints(self) -> dict[str, Any]:
+        """What this node keeps for others."""
+        return self.hinting.describe()
+
     def readiness(self) -> list[tuple[str, bool, str]]:
         """(check, holds, what it says)."""
         layout = self.view.layout
@@ -350,8 +407,7 @@ class Node:
     def _store(self, request: Store) -> Reply | asyncio.Future[None]:
         partition, key, state, sync, hlc_time, base, writer = request
         if hlc_time and not self.time.seen(hlc_time):
-            ahead_ms = wall_ms_of(hlc_time) - self.wall.now_ms()
-            raise InvalidRequest(f"the write's time is {ahead_ms} ms ahead of this node's clock: clock skew")
+            raise too_far_ahead(hlc_time, self.wall.now_ms())
         self.replica.store(partition, key, state, base, writer)
         return self.replica.sync() if sync else _STORED
 
@@ -366,6 +422,15 @@ class Node:
     async def _done(self, work: Awaitable[None]) -> Done:
         await work
         return Done()
+
+    def _in_background(self, work: Coroutine[Any, Any, Reply]) -> asyncio.Future[Reply]:
+        """For what may take long: ends with the node. Raises Overloaded."""
+        if len(self._tasks) >= BACKGROUND_TASKS_MAX:
+            work.close()
+            raise Overloaded("too much work in the background")
+        task = self._loop.create_task(work)
+        self._keep(task)
+        return task
 
     def _as_task(self, work: Coroutine[Any, Any, Reply]) -> asyncio.Future[Reply]:
         return self._loop.create_task(work)

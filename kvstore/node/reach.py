@@ -6,6 +6,8 @@ import asyncio
 
 from kvstore.core.circuit_breaker import CircuitBreaker, State
 from kvstore.core.membership import NodeId
+from kvstore.core.message import Reply
+from kvstore.errors import KVStoreError, PeerError, PeerRefused, PeerTimeout
 
 
 class Reach:
@@ -18,6 +20,7 @@ class Reach:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._breakers: dict[NodeId, CircuitBreaker] = {}
+        self._failures: dict[NodeId, int] = {}
 
     def __call__(self, node: NodeId) -> bool:
         breaker = self._breakers.get(node) if self._breakers else None
@@ -39,7 +42,21 @@ class Reach:
         if breaker is None:
             breaker = self._breakers[node] = CircuitBreaker()
         breaker.failed(self._loop.time(), hard=hard)
+        self._failures[node] = self._failures.get(node, 0) + 1
+
+    def failures(self, node: NodeId) -> int:
+        """How often it failed since this node started."""
+        return self._failures.get(node, 0)
 
     def state(self, node: NodeId) -> State:
         breaker = self._breakers.get(node)
         return State.CLOSED if breaker is None else breaker.state
+
+    def heard(self, node: NodeId, call: asyncio.Future[Reply]) -> KVStoreError | None:
+        """Take note of how a call ended; its error, if it is one."""
+        error = PeerTimeout("cancelled") if call.cancelled() else call.exception()
+        if error is None or isinstance(error, PeerRefused):
+            self.succeeded(node)  # it answers; what it answers is its vote
+        else:
+            self.failed(node, hard=isinstance(error, PeerError) and not error.sent)
+        return error if error is None or isinstance(error, KVStoreError) else KVStoreError(str(error))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from kvstore.core.encoding import (
     Causal,
@@ -21,7 +21,9 @@ from kvstore.core.encoding import (
     has_known_format,
     head_of,
     merge_encoded,
+    open_head,
     open_own,
+    read_own,
 )
 from kvstore.core.limits import Limits
 from kvstore.core.ring import PARTITIONS
@@ -35,7 +37,7 @@ _ID_BYTES = 8
 _FRAME_OVERHEAD_BYTES = 4096  # key, context and the frame itself around a state
 _BASE_BYTES_MAX = 512  # a larger head costs more to send than a replica saves
 _STOPPED = "this node is stopping"
-_NOTHING = (Causal(EMPTY_CONTEXT, ()), b"")
+_NOTHING = Causal(EMPTY_CONTEXT, ())
 
 
 class _Copy:
@@ -65,6 +67,24 @@ class Minted(NamedTuple):
     base: bytes = b""
 
 
+class Trees(Protocol):
+    """Hashes of what is held (node/partition_trees.py); told of every change in the turn that applies it."""
+
+    def changed(self, partition: int, key: bytes, old: bytes, new: bytes, /) -> None: ...
+
+    def forget(self, partition: int, /) -> None:
+        """What is about to be replaced there is unreadable."""
+
+
+class _NoTrees:
+    def changed(self, *change: object) -> None: ...
+
+    def forget(self, partition: int) -> None: ...
+
+
+_NO_TREES = _NoTrees()
+
+
 class Replica:
     """`renewed` counts replica ids given up; `corrupt` records found unreadable.
 
@@ -78,13 +98,15 @@ class Replica:
         time: HybridTime,
         limits: Limits,
         on_failed: Callable[[BaseException], None] = lambda error: None,
+        trees: Trees = _NO_TREES,
     ) -> None:
         self._storage, self._random, self._time, self._limits = storage, random, time, limits
-        self._on_failed = on_failed
+        self._on_failed, self._trees = on_failed, trees
         self._group: asyncio.Future[None] | None = None
         self._stopped = False
         self._state_bytes_max = min(limits.state_bytes_max, limits.frame_bytes_max - _FRAME_OVERHEAD_BYTES)
         self._copies: dict[int, _Copy] = {}
+        self._heads: dict[bytes, bytes] = {}  # key -> head of the state held, b"" for none; the latest ones
         self.renewed = 0
         self.corrupt = 0
 
@@ -117,6 +139,10 @@ class Replica:
         if self._copies:
             copies = sorted(self._copies.items())
             self._storage.apply([(Kind.COPY, partition, b"", copy.encoded) for partition, copy in copies])
+
+    def resume(self, partition: int, last: Dot) -> None:
+        """This copy's last dot was `last`, and it has forgotten none."""
+        self._copies[partition] = _Copy(*last)
 
     def renew_all(self) -> None:
         """Give up every replica id."""
@@ -161,11 +187,29 @@ class Replica:
         among the siblings already is the same write, sent again: nothing new is minted. Raises
         ContextRequired, InvalidRequest, StorageFull.
         """
-        held, causal, contents, copy = self._held_and_copy(partition, key, context)
-        if version.operation_id and version.operation_id in contents:
-            state = decode_state(held)
-            if found := find_operation(state, version.operation_id):
-                return self._sent_again(state, *found, version)
+        try:
+            return self._write(partition, key, version, context, blind, timed)
+        except CorruptRecord:
+            # The siblings' values are needed and unreadable, although their causal part is in memory.
+            self._heads.pop(key, None)
+            return self._write(partition, key, version, context, blind, timed)
+
+    def _write(
+        self,
+        partition: int,
+        key: bytes,
+        version: Version,
+        context: CausalContext | None,
+        blind: str,
+        timed: bool,
+    ) -> Minted:
+        head, causal, copy = self._head_and_copy(partition, key, context)
+        if version.operation_id and causal.dots:
+            held = self.read(partition, key)
+            if version.operation_id in held:
+                state = read_own(held)
+                if found := find_operation(state, version.operation_id):
+                    return self._sent_again(state, *found, version)
         known = causal.context
         if context is None:
             if blind == "reject":
@@ -179,9 +223,7 @@ class Replica:
             superseded = all(map(context.covers, causal.dots))
             seen = context
         nothing_new = context is None or known.includes(context)
-        base = head_of(held, contents) if held and nothing_new else b""
-        if len(base) > _BASE_BYTES_MAX:
-            base = b""
+        base = head if nothing_new and len(head) <= _BASE_BYTES_MAX else b""
         dot = (copy.replica_id, copy.counter + 1)
         if superseded and not timed:
             hlc_time = self._time.now()
@@ -189,7 +231,7 @@ class Replica:
             encoded = encode_single(joined.advance(dot), dot, version, hlc_time)
             siblings: tuple[Dot, ...] = (dot,)
         else:
-            state = decode_state(held) if held else EMPTY_STATE
+            state = read_own(self.read(partition, key)) if head else EMPTY_STATE
             for sibling in state.siblings.values():
                 self._time.seen(sibling.hlc_time)
             hlc_time = self._time.now()
@@ -204,7 +246,7 @@ class Replica:
                 f" the limit is {self._state_bytes_max}",
                 advice="get the key, resolve its siblings, and write with the KV-Context of that answer",
             )
-        self._put(partition, key, encoded)
+        self._put(partition, key, head, encoded)
         copy.counter = dot[1]
         return Minted(encoded, siblings, dot, hlc_time, base)
 
@@ -221,11 +263,11 @@ class Replica:
             # Nothing in it about dots of ours that our own record does not say already, so there is
             # nothing to compare: 4 µs instead of 13. A writer with our id is a clone: see below.
             try:
-                mine = self._storage.get(Kind.DATA, partition, key)
+                head = self._head(partition, key)
             except CorruptRecord:
-                mine = None
-            if mine is not None and mine.startswith(base):
-                self._put(partition, key, incoming)
+                head = b""
+            if head == base:
+                self._put(partition, key, head, incoming)
                 return
         theirs: Causal | None = decode_causal(incoming)
         assert theirs is not None
@@ -239,37 +281,59 @@ class Replica:
         except CorruptRecord:
             decode_state(incoming)  # raises if it is the sender's record that does not parse
             self.corrupt += 1
+            self._trees.forget(partition)
             self._renew(partition)
             mine, merged = None, incoming
         if merged != mine:
-            self._put(partition, key, merged)
+            self._put(partition, key, head_of(mine) if mine else b"", merged)
 
-    def _put(self, partition: int, key: bytes, state: bytes) -> None:
+    def _put(self, partition: int, key: bytes, held_head: bytes, state: bytes) -> None:
         """After a failed write nothing gets as far as a sync, so it is told here that the disk has failed."""
         try:
             self._storage.apply([(Kind.DATA, partition, key, state)])
         except StorageFailed as error:
             self._on_failed(error)
             raise
+        head = head_of(state)
+        self._remember(key, head)
+        self._trees.changed(partition, key, held_head, head)
 
-    def _held_and_copy(
+    def _head(self, partition: int, key: bytes) -> bytes:
+        """Of the state held, b"" for none. Raises CorruptRecord."""
+        head = self._heads.get(key)
+        if head is None:
+            held = self._storage.get(Kind.DATA, partition, key)
+            head = head_of(held) if held else b""
+            self._remember(key, head)
+        return head
+
+    def _remember(self, key: bytes, head: bytes) -> None:
+        heads = self._heads
+        if len(heads) >= self._limits.heads_max and key not in heads:
+            if not heads:
+                return
+            del heads[next(iter(heads))]
+        heads[key] = head
+
+    def _head_and_copy(
         self, partition: int, key: bytes, context: CausalContext | None
-    ) -> tuple[bytes, Causal, bytes, _Copy]:
+    ) -> tuple[bytes, Causal, _Copy]:
         """What is held, and the copy that may mint on it: one that has forgotten no dot of its own."""
         copy = self._copy(partition)
         if self._stopped:
             raise NotReady(_STOPPED)
         try:
-            held = self._storage.get(Kind.DATA, partition, key) or b""
-            causal, contents = open_own(held) if held else _NOTHING
+            head = self._head(partition, key)
+            causal = open_head(head) if head else _NOTHING
         except CorruptRecord:
             # Taking "don't know" for "empty" with the old id would dominate acknowledged dots (B3).
             self.corrupt += 1
-            return b"", *_NOTHING, self._renew(partition)
+            self._trees.forget(partition)
+            return b"", _NOTHING, self._renew(partition)
         highest = causal.context.highest(copy.replica_id)
         if context is not None:
             highest = max(highest, context.highest(copy.replica_id))
-        return held, causal, contents, self._renew(partition) if highest > copy.counter else copy
+        return head, causal, self._renew(partition) if highest > copy.counter else copy
 
     def _copy(self, partition: int) -> _Copy:
         return self._copies.get(partition) or self._renew(partition)

@@ -64,6 +64,8 @@ class Session:
         self._message_bytes_max = limits.frame_bytes_max - PAYLOAD_OVERHEAD_BYTES
         self._in_flight_max = ceilings(limits.peer_in_flight_max)
         self._replies = 0
+        self._shared: asyncio.Future[Any] | None = None  # of the latest call that is not answered yet
+        self._waiting: list[tuple[int, int, int]] = []  # (call id, number, class) of those that wait for it
         self._flush_due = False
         self._over = False
         self.in_flight = 0
@@ -122,9 +124,19 @@ class Session:
             return
         if isinstance(reply, tuple):
             self._answer(call_id, number, class_, reply)
-        else:
-            self.in_flight += 1
-            reply.add_done_callback(partial(self._finished, call_id, number, class_))
+            return
+        self.in_flight += 1
+        if reply is not self._shared:
+            # Calls that wait for the same sync share its future: one callback answers all of them.
+            self._shared, self._waiting = reply, []
+            reply.add_done_callback(partial(self._all_finished, self._waiting))
+        self._waiting.append((call_id, number, class_))
+
+    def _all_finished(self, waiting: list[tuple[int, int, int]], future: asyncio.Future[Any]) -> None:
+        if self._shared is future:
+            self._shared = None
+        for call_id, number, class_ in waiting:
+            self._finished(call_id, number, class_, future)
 
     def _finished(self, call_id: int, number: int, class_: int, future: asyncio.Future[Any]) -> None:
         self.in_flight -= 1

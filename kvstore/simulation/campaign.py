@@ -20,8 +20,10 @@ from kvstore.simulation.checker import Verdict, judge
 from kvstore.simulation.generator import Shape, plan_of
 from kvstore.simulation.history import Ended, Kind
 from kvstore.simulation.loop import Deadlock, TooManySteps
-from kvstore.simulation.plan import Plan
+from kvstore.simulation.oracle import judge_sets
+from kvstore.simulation.plan import SET_PREFIX, Plan
 from kvstore.simulation.probes import EXPECTED
+from kvstore.simulation.white_box import WhiteBox
 from kvstore.simulation.world import Run, simulate
 
 PASSED, FAILED, INVALID = "passed", "failed", "invalid"
@@ -58,17 +60,32 @@ class Report:
 
 
 def verdict_of(run: Run) -> Verdict:
-    return judge(run.history, homes_of=lambda key: run.homes.get(key, ()))
+    """The supersession checker's, with what the second, independent oracle objects to."""
+
+    def homes_of(key: bytes) -> tuple[str, ...]:
+        return run.homes.get(key, ())
+
+    verdict = judge(run.history, homes_of=homes_of)
+    is_set = SET_PREFIX.encode()
+    verdict.violations += judge_sets(
+        run.history, is_set=lambda key: key.startswith(is_set), homes_of=homes_of
+    )
+    return verdict
 
 
-def report_of(run: Run, *, seconds: float = 0.0, replay: str = "") -> Report:
-    """Judge a run: violations first, then whether it did enough to count."""
+def report_of(run: Run, watch: WhiteBox | None = None, *, seconds: float = 0.0, replay: str = "") -> Report:
+    """Judge a run: violations first, then whether it did enough to count. `watch`: who looked inside."""
     verdict = verdict_of(run)
     violations = Counter(violation.kind for violation in verdict.violations)
     if run.bugs:
         violations["bug"] = len(run.bugs)
     details = [f"{v.kind} {v.key.decode(errors='replace')}: {v.detail}" for v in verdict.violations]
     details += [f"bug: {bug}" for bug in run.bugs]
+    if watch is not None:
+        violations.update(watch.invariants.counts)
+        details += [
+            f"{b.invariant} {b.node} at {b.at_s:.3f} s: {b.detail}" for b in watch.invariants.breaches
+        ]
     invalid = [] if violations else why_invalid(run)
     status = FAILED if violations else INVALID if invalid else PASSED
     return Report(
@@ -111,11 +128,12 @@ def why_invalid(run: Run) -> list[str]:
 
 def run_plan(plan: Plan, *, replay: str = "") -> Report:
     began_s = time.process_time()
+    watch = WhiteBox()
     try:
-        run = simulate(plan)
+        run = simulate(plan, watch)
     except (Deadlock, TooManySteps) as error:
         return Report(plan.seed, FAILED, "", {"bug": 1}, [f"bug: {error.detail}"], replay=replay)
-    return report_of(run, seconds=time.process_time() - began_s, replay=replay)
+    return report_of(run, watch, seconds=time.process_time() - began_s, replay=replay)
 
 
 def run_seed(seed: int, shape: Shape, command: str = "kvstore simulate") -> Report:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from kvstore.core.encoding import decode_context, decode_state, encode_context
 from kvstore.core.message import Get, Got, Put, Written
 from kvstore.core.ring import full_key, partition_of
-from kvstore.core.sibling import EMPTY_STATE, collapse
+from kvstore.core.sibling import EMPTY_STATE, collapse, last_write
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot
 from kvstore.errors import ConnectError, CorruptRecord, KVStoreError, RequestTimeout
 from kvstore.node.ports import Kind as NodeKind
@@ -81,6 +81,8 @@ class Clients:
         if node is None or process is None:
             raise ConnectError(f"{machine.name} does not listen")
         answer: asyncio.Future[Any] = self._loop.create_future()
+        for observer in self._observers:
+            observer.asked(machine.name, request)
 
         def ended(task: asyncio.Task[Any]) -> None:
             if task.cancelled():
@@ -108,7 +110,10 @@ class Clients:
         else:
             begin()
         try:
-            return await answer
+            reply = await answer
+            for observer in self._observers:
+                observer.answered(machine.name, request, reply)
+            return reply
         finally:
             timer.cancel()
 
@@ -265,7 +270,8 @@ class _Client:
 
     def _see(self, operation: Operation, got: Got) -> tuple[bytes, frozenset[bytes]]:
         state = decode_state(got.state) if got.state else EMPTY_STATE
-        shown = [version for _, version in sorted(collapse(state.siblings).items())]
+        view = last_write if got.last_write_wins else collapse
+        shown = [version for _, version in sorted(view(state.siblings).items())]
         live = [version for version in shown if not version.tombstone]
         operation.seen = tuple(version.operation_id for version in live)
         operation.seen_values = tuple(version.value for version in live)

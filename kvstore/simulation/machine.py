@@ -7,11 +7,13 @@ the machine keeps is what the disk keeps.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from kvstore.core.limits import DEFAULT_LIMITS
 from kvstore.core.membership import Member, NodeId
+from kvstore.core.message import Get, Got, Put, Written
 from kvstore.errors import KVStoreError, StorageError
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
@@ -30,13 +32,26 @@ from kvstore.storage.memory import MemoryDisk
 RESTART_S = 1.0
 """A supervisor starts a process again that ended by itself, after so long."""
 
+# Half of the runs keep no causal parts in memory, so that their writes meet what the disk has become.
+_LIMITS = tuple(
+    replace(DEFAULT_LIMITS, anti_entropy_interval_s=5.0, heads_max=heads_max)
+    for heads_max in (DEFAULT_LIMITS.heads_max, 0)
+)
 _SIGNING_KEY = b"k" * 32
 
 
 class Observer(Protocol):
     """What a run tells whoever checks invariants on every step. Names are those of machines."""
 
+    def began(self, machines: Mapping[str, SimulatedMachine], plan: Plan) -> None:
+        """The world is there, and nothing runs yet."""
+
     def applied(self, node: str, batch: Sequence[Write]) -> None: ...
+
+    def asked(self, node: str, request: Get | Put) -> None:
+        """A client sends this, to this node first."""
+
+    def answered(self, node: str, request: Get | Put, answer: Got | Written) -> None: ...
 
     def acked(self, node: str, operation: Operation) -> None:
         """A client was told that its write is done. `World.machines` shows what is durable where."""
@@ -191,7 +206,7 @@ class Process:
             view=view,
             signing_key=_SIGNING_KEY,
             defaults=world.plan.properties(),
-            limits=DEFAULT_LIMITS,
+            limits=_LIMITS[world.plan.seed % 2],
             seeds=tuple(f"{m.name}:1" for m in world.plan.machines[:2]),
             bootstrap_expect=len(world.plan.machines),
             fatal=self._fatal,

@@ -61,7 +61,8 @@ class Plan:
     """`settle_s`: how long the replicas may take to become equal after all faults are over.
 
     `read_at_end`: reads through every node may help them to. `monotonic`: reads make durable what they
-    show. Links: seconds and probabilities per message.
+    show. `conflict`: of the bucket; "last-write-wins" loses concurrent writes by definition. Links:
+    seconds and probabilities per message.
     """
 
     seed: int
@@ -80,7 +81,8 @@ class Plan:
     duplicates: float = 0.0
     sync_delay_s: float = 0.001
     settle_s: float = 30.0
-    read_at_end: bool = True
+    read_at_end: bool = False
+    conflict: str = "siblings"
     faults: tuple[Fault, ...] = ()
     clients: tuple[tuple[Action, ...], ...] = ()
 
@@ -105,9 +107,7 @@ class Plan:
 
     def properties(self) -> BucketProperties:
         values: dict[str, Any] = {"n": self.n, "r": self.r, "w": self.w, "pr": self.pr, "pw": self.pw}
-        if "sloppy" in BucketProperties.__dataclass_fields__:
-            values["sloppy"] = self.sloppy
-        return BucketProperties(**values)
+        return BucketProperties(**values, sloppy=self.sloppy, conflict=self.conflict)
 
     def without(
         self, *, faults: Iterable[Fault] | None = None, clients: Iterable[Iterable[Action]] | None = None

@@ -16,7 +16,7 @@ from typing import Any
 from kvstore.core.encoding import decode_state
 from kvstore.core.message import Get
 from kvstore.core.ring import full_key, partition_of, split_key
-from kvstore.core.sibling import collapse
+from kvstore.core.sibling import collapse, last_write
 from kvstore.errors import CorruptRecord, KVStoreError
 from kvstore.node.ports import Kind
 from kvstore.simulation.clients import Clients
@@ -80,6 +80,8 @@ class World:
         self._clients = Clients(loop, plan, listed, self.trace, self.probes, observers, self.bugs)
         self._faults = Faults(self, listed)
         self._listed = listed
+        for observer in observers:
+            observer.began(self.machines, plan)
 
     async def run(self) -> Run:
         for machine in self._listed:
@@ -121,7 +123,7 @@ class World:
     # --- the end ------------------------------------------------------------------------------------
 
     async def _settle(self) -> float | None:
-        """All faults are over. Seconds until the replicas of every key were equal; None if never."""
+        """All faults are over. Seconds until no hint was left and all replicas were equal; None if never."""
         began_s = self.loop.time()
         for machine in self._listed:
             machine.start()
@@ -144,8 +146,8 @@ class World:
                     continue
 
     def _equal(self) -> bool:
-        """Whether everybody is back and all homes of every key hold the same."""
-        if any(machine.node is None for machine in self._listed):
+        """Whether everybody is back, no hint is left, and all homes of every key hold the same."""
+        if any(machine.node is None or machine.disk.keys(Kind.HINT) for machine in self._listed):
             return False
         held: dict[bytes, set[bytes]] = {}
         homes = self._homes()
@@ -170,7 +172,7 @@ class World:
     def _final(self) -> list[FinalState]:
         """What is on every disk now, home or not."""
         return [
-            final_state(machine, partition, key)
+            final_state(machine, partition, key, last_write_wins=self.plan.properties().last_write_wins)
             for machine in self._listed
             for partition, key in machine.disk.keys(Kind.DATA)
         ]
@@ -183,13 +185,16 @@ class World:
         await asyncio.sleep(0.1)  # cancelled tasks see their cancellation
 
 
-def final_state(machine: SimulatedMachine, partition: int, key: bytes) -> FinalState:
+def final_state(
+    machine: SimulatedMachine, partition: int, key: bytes, *, last_write_wins: bool = False
+) -> FinalState:
     try:
         record = machine.disk.record(Kind.DATA, partition, key) or b""
         state = decode_state(record)
     except CorruptRecord:
         return FinalState(machine.name, split_key(key)[1], (), (), _UNREADABLE)
-    versions = [version for _, version in sorted(collapse(state.siblings).items())]
+    view = last_write if last_write_wins else collapse
+    versions = [version for _, version in sorted(view(state.siblings).items())]
     live = tuple(v.operation_id for v in versions if not v.tombstone)
     tombstones = tuple(v.operation_id for v in versions if v.tombstone)
     fingerprint = blake2b(record, digest_size=16).digest()

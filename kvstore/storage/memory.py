@@ -17,6 +17,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from kvstore.errors import ConfigError, CorruptRecord, StorageFailed, StorageFull
 from kvstore.node.ports import Kind, Write
@@ -76,6 +77,22 @@ def _copied(tables: _Tables) -> _Tables:
     return {where: _Table(table.records) for where, table in tables.items()}
 
 
+class DiskObserver(Protocol):
+    """Told what happens to a disk, after it has happened. Batches are counted, oldest first."""
+
+    def applied(self, batch: Sequence[Write]) -> None: ...
+
+    def synced(self, batches: int) -> None:
+        """So many more are durable."""
+
+    def crashed(self, lost_batches: int) -> None:
+        """The newest are gone; what was kept is durable."""
+
+    def wiped(self) -> None: ...
+
+    def damaged(self, kind: Kind, partition: int, key: bytes) -> None: ...
+
+
 class MemoryDisk:
     """What is left when a process ends. Faults are attributes, in force until they are set back."""
 
@@ -90,6 +107,7 @@ class MemoryDisk:
         """A sync that ends now fails with StorageFailed, and the storage stays failed."""
         self.checkpoints: dict[Path, MemoryDisk] = {}
         """The disks that `checkpoint` made, by path."""
+        self.observer: DiskObserver | None = None
         self._tables: _Tables = {}
         self._unsynced: deque[list[tuple[_Table, bytes, bytes | None]]] = deque()
         """Per batch what it replaced, oldest batch first."""
@@ -106,6 +124,7 @@ class MemoryDisk:
 
         Its sync futures never end: whoever simulates the crash cancels the tasks that wait for them.
         """
+        lost = max(0, len(self._unsynced) - keep_batches)
         while len(self._unsynced) > keep_batches:
             for table, stored, before in reversed(self._unsynced.pop()):
                 table.put(stored, before)
@@ -113,11 +132,15 @@ class MemoryDisk:
         if self._user is not None:
             self._clean = False
         self._user = None
+        if self.observer is not None:
+            self.observer.crashed(lost)
 
     def wipe(self) -> None:
         """An empty disk in place of this one. Not while a storage uses it."""
         assert self._user is None, "a storage uses this disk"
         self._tables, self._clean = {}, True
+        if self.observer is not None:
+            self.observer.wiped()
 
     def copy(self) -> MemoryDisk:
         """The disk as a backup or a clone has it: with all that was applied, and not cleanly closed."""
@@ -131,6 +154,8 @@ class MemoryDisk:
         sealed = bytearray(table.records[stored])
         sealed[bit // 8 % len(sealed)] ^= 1 << bit % 8
         table.records[stored] = bytes(sealed)
+        if self.observer is not None:
+            self.observer.damaged(kind, partition, key)
 
     def keys(self, kind: Kind) -> list[tuple[int, bytes]]:
         """(partition, key) of every record of this kind, in order; readable or not."""
@@ -164,12 +189,15 @@ class MemoryDisk:
         self._unsynced.append(undo)
         self._applied += 1
         if len(self._unsynced) > _UNSYNCED_BATCHES_MAX:
-            self._unsynced.popleft()
+            self._synced(self._applied - _UNSYNCED_BATCHES_MAX)
 
     def _synced(self, applied: int) -> None:
         """The first `applied` batches are durable."""
-        while self._applied - len(self._unsynced) < applied:
+        newly = applied - (self._applied - len(self._unsynced))
+        for _ in range(newly):
             self._unsynced.popleft()
+        if self.observer is not None and newly > 0:
+            self.observer.synced(newly)
 
 
 class MemorySnapshot:
@@ -243,6 +271,8 @@ class MemoryStorage:
             raise StorageFailed("write failed: simulated")
         self.disk._apply(changes)
         self._group.dirty = True
+        if self.disk.observer is not None:
+            self.disk.observer.applied(batch)
 
     def sync(self) -> asyncio.Future[None]:
         if self.disk._user is not self:

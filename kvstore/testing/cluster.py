@@ -76,7 +76,8 @@ class LocalCluster:
         """Stop a node as SIGTERM would: requests in flight end, what is applied is synced."""
         server = self.running.pop(name)
         await server.stop()
-        self._storages[name] = memory_storage(self._storages[name].disk)
+        if self._data_dir is None:
+            self._storages[name] = memory_storage(self._storages[name].disk)
 
     async def ready(self) -> None:
         """Returns when every running node serves. Raises TimeoutError with what is missing."""

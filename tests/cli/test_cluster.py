@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from threading import Thread
 
 import pytest
 
+from kvstore.cli.cluster import explained
+from kvstore.cli.hints import lines
 from tests.cli.conftest import Type
 
 
@@ -32,6 +35,64 @@ def test_explain_tells_what_each_home_holds(kv: Type) -> None:
     kv("delete", "exp", "k")
     assert "deleted, written " in kv("explain", "exp", "k").stdout
     assert json.loads(kv("explain", "exp", "k", "-o", "json").stdout)["homes"][0]["siblings"][0]["tombstone"]
+
+
+def test_hints_of_a_node_that_keeps_none(kv: Type) -> None:
+    assert kv("hints").stdout == "0 pending · 0 delivered · 0 dropped\n"
+    (told,) = json.loads(kv("hints", "-o", "json").stdout)
+    assert (told["node"], told["targets"]) == ("n1", [])
+
+
+def test_hints_tell_of_a_node_that_does_not_answer(type_: Type, node: str) -> None:
+    result = type_("hints", "--nodes", f"http://127.0.0.1:1,{node}")
+    assert (result.exit_code, result.stdout) == (0, "0 pending · 0 delivered · 0 dropped\n")
+    assert result.stderr.startswith("error: http://127.0.0.1:1: ")
+    nobody = type_("hints", "--nodes", "http://127.0.0.1:1")
+    assert (nobody.exit_code, nobody.stdout) == (5, "")
+
+
+def test_hints_are_shown_by_who_keeps_them_and_for_whom() -> None:
+    away = {"name": "n2", "count": 3, "bytes": 300, "oldest_age_s": 12.4, "in_reach": False}
+    back = {"name": "n3", "count": 1, "bytes": 100, "oldest_age_s": None, "in_reach": True}
+    counts = {"count": 4, "bytes": 400, "delivered": 7, "dropped": 1}
+    told = [
+        {
+            "node": "n1",
+            "targets": [away | {"next_attempt_s": None}, back | {"next_attempt_s": 2.0}],
+            **counts,
+        },
+        {"node": "n4", "targets": [back | {"next_attempt_s": 0.0}], **counts},
+    ]
+    head, *rows, total = lines(told)
+    assert head.split() == ["kept", "by", "for", "hints", "bytes", "oldest", "next", "attempt"]
+    assert [re.split(r"  +", row) for row in rows] == [
+        ["n1", "n2", "3", "300", "12 s", "when it is back"],
+        ["n1", "n3", "1", "100", "-", "in 2 s"],
+        ["n4", "n3", "1", "100", "-", "now"],
+    ]
+    assert total == "8 pending · 14 delivered · 2 dropped"
+
+
+def test_explain_shows_who_keeps_hints() -> None:
+    sibling = {"tombstone": False, "value_bytes": 5, "content_type": "a/b", "modified_ms": 0, "dot": "1:1"}
+    document = {
+        "bucket": "b",
+        "key": "k",
+        "partition": 7,
+        "equal": False,
+        "homes": [{"name": "n1", "zone": "z1", "answer": "nothing"}],
+        "hints": [{"name": "n4", "zone": "z2", "targets": ["n2", "n3"], "siblings": [sibling]}],
+    }
+    *_, kept, version = explained(document)
+    assert kept.split(maxsplit=2) == ["n4", "z2", "a hint for n2, n3"]
+    assert version.strip().startswith("5 bytes a/b, written 1970-01-01")
+
+
+def test_flags_of_a_bucket_are_typed_as_they_are_shown(kv: Type) -> None:
+    assert "sloppy" in kv("bucket", "show", "strict").stdout
+    shown = kv("bucket", "set", "strict", "sloppy=false").stdout.splitlines()
+    assert ["sloppy", "false"] in [row.split() for row in shown]
+    assert "sloppy='maybe'" in kv("bucket", "set", "strict", "sloppy=maybe").stderr
 
 
 def test_bucket_set_show_list(kv: Type) -> None:

@@ -30,10 +30,13 @@ def until(condition: object, what: str) -> None:
 
 @contextmanager
 def bystander() -> Iterator[subprocess.Popen[bytes]]:
-    """Somebody else's process."""
+    """Somebody else's process. For a moment after its start the system tells no command line of it."""
     with subprocess.Popen([sys.executable, "-c", SLEEP]) as process:
-        yield process
-        process.kill()
+        try:
+            until(lambda: SLEEP in getattr(processes.look_at(process.pid), "command", ""), "its command line")
+            yield process
+        finally:
+            process.kill()
 
 
 def started(place: Path, code: str = SLEEP) -> Process:

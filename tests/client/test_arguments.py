@@ -109,6 +109,10 @@ def test_queries() -> None:
         == "?w=1&pw=0&dw=0&ttl=0&mode=sibling"
     )
     assert write_query(WriteOptions(ttl_s=0.25)) == "?ttl=0.25"
+    assert write_query(WriteOptions(w=2, sloppy=False), delete=True) == "?w=2&sloppy=false"
+    assert read_query(ReadOptions(sloppy=True)) == "?sloppy=true"
+    with pytest.raises(InvalidRequest, match="must be True or False"):
+        read_query(ReadOptions(sloppy=1))  # type: ignore[arg-type]
 
 
 @given(st.floats(0, 1e9))

@@ -478,7 +478,8 @@ async def test_levels_are_counts_of_the_homes(client: Any, bucket_name: str) -> 
     assert (await users.put("ann", b"1", w=ONE)).required == 1
     assert (await users.fetch("ann", r=ALL)).receipt.required == 3
     assert (await users.fetch("ann", r=ONE, monotonic=True)).receipt.required == 1
-    assert (await users.put("ann", b"1", w=2, dw=0, pw=1)).required == 2
+    assert (await users.put("ann", b"1", w=2, dw=0, pw=1, sloppy=False)).required == 2
+    assert (await users.fetch("ann", r=ONE, sloppy=True)).receipt.required == 1
     assert (await users.fetch("ann", r=ALL, n=2)).receipt.required == 2
     async with users.batch() as batch:
         ann = batch.get("ann")

@@ -130,6 +130,7 @@ def test_what_was_set_comes_back() -> None:
         "blind": "overwrite",
         "durability": "async",
         "ttl_s": 1.5,
+        "sloppy": False,
     }
     assert properties_from(values, DEFAULT).as_dict() == values
     assert properties_from({}, DEFAULT) == DEFAULT

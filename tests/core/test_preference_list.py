@@ -8,7 +8,9 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore.core.preference_list import by_reach
+from kvstore.core.layout import Layout, first_layout
+from kvstore.core.membership import Member
+from kvstore.core.preference_list import by_reach, stand_ins
 
 node_ids = st.lists(st.sampled_from("abcdefgh"), min_size=1, unique=True)
 down = st.sets(st.sampled_from("abcdefgh"))
@@ -58,3 +60,59 @@ def test_the_homes_are_not_changed(homes: list[str], me: str, turn: int) -> None
     before = list(homes)
     by_reach(homes, me, lambda node: True, turn)
     assert homes == before
+
+
+# --- who stands in ---------------------------------------------------------------------------------------
+
+clusters = st.lists(
+    st.tuples(st.sampled_from(["", "z1", "z2", "z3"]), st.sampled_from(["", "h1", "h2", "h3", "h4"])),
+    min_size=1,
+    max_size=8,
+)
+partitions = st.integers(0, 15)
+
+
+def layout_of(domains: list[tuple[str, str]]) -> Layout:
+    return first_layout(
+        (
+            Member(f"{i:032x}", f"n{i}", "a:1", "a:2", zone=zone, host=host)
+            for i, (zone, host) in enumerate(domains)
+        ),
+        16,
+    )
+
+
+@given(clusters, partitions, st.integers(1, 5), st.data())
+def test_everybody_but_the_homes_may_stand_in(
+    domains: list[tuple[str, str]], partition: int, n: int, data: st.DataObject
+) -> None:
+    layout = layout_of(domains)
+    homes = layout.homes(partition, n)
+    in_play = data.draw(st.sets(st.sampled_from(sorted(m.node_id for m in layout.members))))
+    found = stand_ins(layout, partition, n, in_play)
+    assert sorted([*homes, *found]) == sorted(m.node_id for m in layout.members)
+
+
+@given(clusters, partitions, st.integers(1, 5))
+def test_with_nobody_in_play_the_walk_decides(domains: list[tuple[str, str]], partition: int, n: int) -> None:
+    layout = layout_of(domains)
+    walk = [layout.members[i].node_id for i in layout.walks[partition]]
+    assert stand_ins(layout, partition, n, ()) == walk[n:]
+
+
+@given(clusters, partitions, st.integers(1, 5), st.data())
+def test_no_stand_in_before_one_of_a_zone_with_fewer_copies(
+    domains: list[tuple[str, str]], partition: int, n: int, data: st.DataObject
+) -> None:
+    """Dynamo §4.6: other failure domains first; by counting, without looking at how the list is made."""
+    layout = layout_of(domains)
+    member = {m.node_id: m for m in layout.members}
+    homes = layout.homes(partition, n)
+    in_play = data.draw(st.lists(st.sampled_from(homes), unique=True))
+
+    def copies(node: str, domain: str) -> int:
+        mine = getattr(member[node], domain) or node
+        return sum((getattr(member[other], domain) or other) == mine for other in in_play)
+
+    order = [(copies(x, "zone"), copies(x, "host")) for x in stand_ins(layout, partition, n, in_play)]
+    assert order == sorted(order)

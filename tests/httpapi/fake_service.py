@@ -17,6 +17,8 @@ from kvstore.core.token import token_key
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext
 from kvstore.errors import ContextRequired, PreconditionFailed
 from kvstore.node.scan import Page
+from kvstore.node.tasks import Task, Tasks
+from kvstore.node.upkeep import Figures
 
 NODE_ID = "a" * 32
 PEER_ID = "b" * 32
@@ -37,6 +39,46 @@ class FakeClock:
 
     def elapsed_s(self) -> float:
         return self.s
+
+
+class FakeUpkeep:
+    """`failure` is raised by the work of the next task, which waits for `gate`."""
+
+    def __init__(self) -> None:
+        self.failure: BaseException | None = None
+        self.refusal: BaseException | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.repairs: list[tuple[str, bytes, int | None]] = []
+        self.barriers: list[float] = []
+        self._running: list[asyncio.Task[None]] = []
+        self._tasks = Tasks(lambda name, work: self._running.append(asyncio.ensure_future(work)))
+
+    def begin_repair(self, bucket: str, key: bytes, partition: int | None, /) -> Task:
+        if self.refusal is not None:
+            raise self.refusal
+        self.repairs.append((bucket, key, partition))
+        return self._tasks.begin("repair", 1 if key else 256, self._work)
+
+    def begin_barrier(self, timeout_s: float, /) -> Task:
+        self.barriers.append(timeout_s)
+        return self._tasks.begin("barrier", 256, self._work)
+
+    async def _work(self, task: Task) -> dict[str, Any]:
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        task.done = task.total
+        return {"healed": 2, "missing": ["n3"]}
+
+    def shown_tasks(self) -> list[dict[str, Any]]:
+        return self._tasks.shown()
+
+    def status(self) -> dict[str, Any]:
+        return {"peers": [{"name": "n2", "oldest_comparison_s": 1.5}]}
+
+    def figures(self) -> Figures:
+        return Figures(*range(1, len(Figures._fields) + 1))
 
 
 class FakeService:
@@ -64,6 +106,7 @@ class FakeService:
         self.ready = [("layout", True, "version 1, 3 members")]
         self.layout_now: dict[str, Any] | None = {"version": 1, "members": [{"http": "127.0.0.1:1"}]}
         self.complete = True
+        self.upkeep = FakeUpkeep()
         self.receipt = Receipt(NODE_ID, 3, 2, 2, ((NODE_ID, 0.05, "same"), (PEER_ID, 0.41, "same")), (), 0, 1)
 
     def name_of(self, node: str, /) -> str:
@@ -186,6 +229,20 @@ class FakeService:
     async def explain(self, bucket: str, key: bytes, /) -> dict[str, Any]:
         self._fail()
         return {"bucket": bucket, "homes": [{"id": NODE_ID, "answer": "nothing"}]}
+
+    def pending_hints(self) -> dict[str, Any]:
+        away = {"id": PEER_ID, "name": "n2", "count": 3, "bytes": 300, "oldest_age_s": 1.5}
+        return {
+            "node": "n1",
+            "count": 3,
+            "bytes": 300,
+            "count_max": 10,
+            "bytes_max": 1000,
+            "delivered": 7,
+            "dropped": 1,
+            "marks": 1,
+            "targets": [{**away, "in_reach": False, "next_attempt_s": None}],
+        }
 
     def readiness(self) -> list[tuple[str, bool, str]]:
         return self.ready

@@ -96,6 +96,18 @@ async def test_cluster_and_explain(api: Api) -> None:
     assert (await api.get("/v1/explain/b/")).status == 400
 
 
+async def test_hints_as_document_and_as_metrics(api: Api) -> None:
+    assert (await api.get("/v1/hints")).json == api.service.pending_hints()
+    text = (await api.get("/metrics")).body
+    for line in (
+        b'kvstore_hints_pending{target="n2"} 3.0',
+        b'kvstore_hints_pending_bytes{target="n2"} 300.0',
+        b"kvstore_hints_delivered_total 7.0",
+        b"kvstore_hints_dropped_total 1.0",
+    ):
+        assert line in text
+
+
 async def test_liveness_is_not_readiness(api: Api) -> None:
     api.service.ready = [("layout", False, "2 of 3 nodes seen"), ("serving", True, "ready")]
     assert (await api.get("/livez")).body == b"ok\n"

@@ -73,7 +73,8 @@ async def test_a_key_that_is_too_long(api: Api) -> None:
     [
         ("GET", "w=1", "known here: n, r, pr"),
         ("GET", "timout=5", "did you mean 'timeout'?"),
-        ("GET", "sloppy=true", "unknown option 'sloppy'"),
+        ("GET", "sloppy=maybe", "must be true or false"),
+        ("PUT", "sloppy=2", "must be true or false"),
         ("GET", "R=2", "unknown option 'R'"),
         ("PUT", "tttl=5", "did you mean 'ttl'?"),
         ("DELETE", "ttl=5", "unknown option 'ttl'"),

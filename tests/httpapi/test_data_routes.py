@@ -191,6 +191,8 @@ async def test_a_get_without_options_asks_as_the_bucket_says(api: Api) -> None:
 async def test_options_of_a_get(api: Api) -> None:
     await api.get(f"{K}?n=5&r=3&pr=1&read=monotonic&timeout=250")
     assert last_get(api) == Get("users", b"ann", 5, 3, 1, True, b"", 250)
+    await api.get(f"{K}?sloppy=false")
+    assert last_get(api) == Get("users", b"ann", timeout_ms=2000, sloppy=False)
 
 
 async def test_a_put_without_options_asks_as_the_bucket_says(api: Api) -> None:
@@ -200,7 +202,7 @@ async def test_a_put_without_options_asks_as_the_bucket_says(api: Api) -> None:
 
 async def test_options_and_headers_of_a_put(api: Api) -> None:
     await api.put(
-        f"{K}?n=5&w=3&pw=1&ttl=60&mode=sibling&timeout=2s",
+        f"{K}?n=5&w=3&pw=1&sloppy=true&ttl=60&mode=sibling&timeout=2s",
         b"v",
         Content_Type="text/plain",
         KV_Meta_B="2",
@@ -211,7 +213,7 @@ async def test_options_and_headers_of_a_put(api: Api) -> None:
     )
     assert last_put(api) == Put(
         "users", b"ann", b"v", False, "text/plain", (("a", "1"), ("b", "2")), b"op-1", None, "sibling",
-        None, False, 60_000, None, 5, 3, 1, 2000,
+        None, False, 60_000, None, 5, 3, 1, 2000, sloppy=True,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import event, given
@@ -254,3 +255,42 @@ async def test_a_state_of_another_format_is_refused_also_on_the_short_way() -> N
     with pytest.raises(CorruptRecord):
         replica.store(P, KEY, b"\x93\x02" + made.state[2:], base, 1)
     assert values(replica) == [b"2"]
+
+
+async def test_b3_siblings_that_became_unreadable_after_their_head_was_read() -> None:
+    """The write cannot keep them beside itself: it is made by a new writer, and dominates none of them."""
+    storage = MemoryStorage()
+    replica, other = replica_on(storage), replica_on(MemoryStorage(), seed=1)
+    first = put(replica, b"1")
+    storage.disk.flip_bit(Kind.DATA, P, KEY, bit=99)
+    second = put(replica, b"2", EMPTY_CONTEXT)
+    assert second.dot[0] != first.dot[0]
+    other.store(P, KEY, first.state)
+    other.store(P, KEY, second.state)
+    assert values(other) == [b"1", b"2"]
+
+
+async def test_a_write_over_an_unreadable_record_whose_head_is_known_supersedes_exactly_that() -> None:
+    storage = MemoryStorage()
+    replica, other = replica_on(storage), replica_on(MemoryStorage(), seed=1)
+    first = put(replica, b"1")
+    storage.disk.flip_bit(Kind.DATA, P, KEY, bit=99)
+    second = put(replica, b"2", None)
+    assert second.dot == (first.dot[0], first.dot[1] + 1)
+    other.store(P, KEY, first.state)
+    other.store(P, KEY, second.state)
+    assert values(replica) == values(other) == [b"2"]
+
+
+@pytest.mark.parametrize("heads_max", [0, 1, 2])
+async def test_heads_in_memory_are_bounded_and_change_nothing(heads_max: int) -> None:
+    limits = replace(DEFAULT_LIMITS, heads_max=heads_max)
+    few = Replica(MemoryStorage(), Chance(3), HybridTime(Clock(), 60.0), limits)
+    many = Replica(MemoryStorage(), Chance(3), HybridTime(Clock(), 60.0), DEFAULT_LIMITS)
+    for number in range(40):
+        key = b"b\0%d" % (number % 4)
+        made = [
+            each.write(P, key, Version(b"%d" % number), context=None, blind="sibling") for each in (few, many)
+        ]
+        assert made[0] == made[1]
+        assert len(few._heads) <= heads_max

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from kvstore.core.bucket import BucketProperties
+from kvstore.core.layout import first_layout
 from kvstore.core.limits import DEFAULT_LIMITS, Limits
 from kvstore.core.membership import Member, NodeId
 from kvstore.core.message import EMPTY_REPLY, Get, Got, Put, Reply, Request, Written
+from kvstore.core.ring import full_key, partition_of
 from kvstore.errors import KVStoreError, PeerRefused, PeerTimeout, PeerUnreachable
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
 from kvstore.storage.memory import MemoryStorage
+
+QUIET = replace(DEFAULT_LIMITS, anti_entropy_interval_s=86_400.0)
+"""No comparison begins by itself: what a test sees is what it did."""
 
 
 class Clock:
@@ -57,7 +63,7 @@ class World:
         self.fatal: list[tuple[str, KVStoreError]] = []
         self.intercept: Callable[[str, str, Request], Request | None] = lambda _a, _b, request: request
 
-    async def start(self, name: str, *, n: int = 3, expect: int = 3, limits: Limits = DEFAULT_LIMITS) -> Node:
+    async def start(self, name: str, *, n: int = 3, expect: int = 3, limits: Limits = QUIET) -> Node:
         storage = self.storages.setdefault(name, MemoryStorage())
         clock = self.clocks.setdefault(name, Clock())
         seed = int(name[1:])
@@ -87,13 +93,40 @@ class World:
     async def formed(self) -> None:
         await until(lambda: all(node.view.layout is not None for node in self.nodes.values()))
 
+    def form_at_once(self) -> None:
+        """The layout that these nodes would agree on in a while."""
+        members = [node.view.me for node in self.nodes.values()]
+        for node in self.nodes.values():
+            node.view.merge(members)
+            node.view.adopt(first_layout(members))
+
+    async def restart(self, name: str, *, crash: bool = False, **options: Any) -> Node:
+        """Stop a node and start it on its disk; with `crash` what was not synced is gone."""
+        node = self.named(name)
+        storage = self.storages[name]
+        if crash:
+            for task in node._tasks:
+                task.cancel()
+            await asyncio.gather(*node._tasks, return_exceptions=True)
+            self.storages[name] = storage.crash()
+        else:
+            await node.stop()
+            self.storages[name] = MemoryStorage(storage.disk)
+        return await self.start(name, **options)
+
     async def stop(self) -> None:
         for node in list(self.nodes.values()):
             await node.stop()
 
-    def homes(self, bucket: str, key: bytes) -> list[Node]:
-        from kvstore.core.ring import full_key, partition_of
+    def others(self, bucket: str, key: bytes) -> list[Node]:
+        """The nodes that are no homes of the key, in the order in which they would stand in."""
+        homes = self.homes(bucket, key)
+        layout = homes[0].view.layout
+        assert layout is not None
+        walk = layout.homes(partition_of(full_key(bucket, key)), len(layout.members))
+        return [self.nodes[node] for node in walk[len(homes) :]]
 
+    def homes(self, bucket: str, key: bytes) -> list[Node]:
         some = next(iter(self.nodes.values()))
         homes = some.view.homes(partition_of(full_key(bucket, key)), some.bucket(bucket)[0].n)
         return [self.nodes[home] for home in homes]

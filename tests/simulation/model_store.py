@@ -52,10 +52,12 @@ class Message(NamedTuple):
 
 
 class ModelStore:
-    def __init__(self, seed: int, *, mutant: str = "", black_box: bool = False, crashes: bool = True) -> None:
+    """`sets`: nothing is deleted, and a put writes what its token came from, and one element more."""
+
+    def __init__(self, seed: int, *, mutant: str = "", black_box: bool = False, sets: bool = False) -> None:
         assert not mutant or mutant in MUTANTS
         self.random, self.mutant, self.black_box = random.Random(seed), mutant, black_box
-        self.crashes = crashes
+        self.sets = sets
         self.history = History()
         self.now_s = 0.0
         self.dots = count(1)
@@ -71,11 +73,8 @@ class ModelStore:
     def run(self, steps: int = 150, clients: int = 4) -> History:
         events: list[tuple[int, Callable[[], None]]] = [
             (7, self.deliver), (6, self.sync), (4, self.ask), (4, self.lose), (1, self.give_up),
-            (2, self.collect),
+            (2, self.collect), (2, self.crash), (6, lambda: self.begin(self.random.randrange(clients))),
         ]  # fmt: skip
-        if self.crashes:
-            events.append((2, self.crash))
-        events.append((6, lambda: self.begin(self.random.randrange(clients))))
         weights = [weight for weight, _ in events]
         for _ in range(steps):
             if self.random.random() < 0.7:  # several things may happen at one moment
@@ -90,7 +89,7 @@ class ModelStore:
         if client in self.going:
             return
         chance, key = self.random, self.random.choice(KEYS)
-        kind = chance.choices([Kind.GET, Kind.PUT, Kind.DELETE], [5, 5, 2])[0]
+        kind = chance.choices([Kind.GET, Kind.PUT, Kind.DELETE], [5, 5, 0 if self.sets else 2])[0]
         operation = Operation(len(self.history.operations), client, kind, key, self.now_s)
         operation.strict = chance.random() < 0.6
         self.history.operations.append(operation)
@@ -102,11 +101,11 @@ class ModelStore:
             self.going[client] = going
             return
         operation.write_id = operation.index.to_bytes(4, "big")
-        operation.value = b"v" + operation.write_id if kind is Kind.PUT else b""
         answered = [i for i in self.tokens if self.history.operations[i].key == key]
         if answered and chance.random() < 0.8:
             operation.token_from = chance.choice(answered[-6:])
             going.token = self.tokens[operation.token_from]
+        operation.value = self.value(operation) if kind is Kind.PUT else b""
         refused = chance.random() < 0.05
         if refused:
             operation.ended, operation.ended_s = Ended.FAILED, self.now_s
@@ -117,6 +116,15 @@ class ModelStore:
                 self.mint(going)
         if not refused:
             self.going[client] = going
+
+    def value(self, operation: Operation) -> bytes:
+        if not self.sets:
+            return b"v" + operation.write_id
+        elements = {b"%d" % operation.index}
+        if operation.token_from is not None:
+            source = self.history.operations[operation.token_from]
+            elements.update(*(value.split() for value in (source.value, *source.seen_values)))
+        return b" ".join(sorted(elements))
 
     def mint(self, going: Going) -> None:
         operation, token = going.operation, going.token

@@ -84,3 +84,11 @@ def test_promising_strictness_without_overlapping_quorums_is_caught() -> None:
         if report_of(run).violations.get("stale"):
             return
     raise AssertionError("no stale read in ten runs with r = w = 1")
+
+
+def test_last_write_wins_under_skewed_clocks_is_reported_as_loss() -> None:
+    """B1, B2: acknowledged writes vanish by definition there; a harness that saw none would see nothing."""
+    shape = Shape(duration_s=30.0, nodes=5, n=3, r=2, w=2, kinds=("clock-jump", "clock-drift"))
+    reports = [run_plan(replace(plan_of(seed, shape), conflict="last-write-wins")) for seed in range(4)]
+    assert sum(report.violations.get("lost", 0) for report in reports) > 10
+    assert not any(run_plan(plan_of(seed, shape)).violations for seed in range(4))

@@ -64,8 +64,11 @@ def test_different_seeds_are_different_runs() -> None:
 @pytest.mark.slow
 def test_whole_runs_twice_in_fresh_interpreters() -> None:
     seeds = list(range(0, 300, 100))
-    ours, theirs = (traces_in_a_fresh_interpreter(seeds, h, duration_s=120.0) for h in ("1", "random"))
-    assert ours == theirs
+    ours, theirs, others = (
+        traces_in_a_fresh_interpreter(seeds, hash_seed, duration_s=120.0)
+        for hash_seed in ("1", "2", "random")
+    )
+    assert ours == theirs == others
 
 
 @pytest.mark.slow

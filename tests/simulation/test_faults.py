@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
+from kvstore.core.message import Get, Got, Put, Written
 from kvstore.node.ports import Write
 from kvstore.simulation.campaign import report_of
 from kvstore.simulation.faults import KINDS, UNHANDLED
 from kvstore.simulation.generator import LOSSY, Shape, plan_of
 from kvstore.simulation.history import Operation
-from kvstore.simulation.plan import Fault
+from kvstore.simulation.machine import SimulatedMachine
+from kvstore.simulation.plan import Fault, Plan
 from kvstore.simulation.world import simulate
 
 
@@ -22,6 +24,12 @@ class Diary:
         self.batches = 0
         self.acknowledged: list[bytes] = []
         self.lives: list[tuple[str, str]] = []
+
+    def began(self, machines: Mapping[str, SimulatedMachine], plan: Plan) -> None: ...
+
+    def asked(self, node: str, request: Get | Put) -> None: ...
+
+    def answered(self, node: str, request: Get | Put, answer: Got | Written) -> None: ...
 
     def applied(self, node: str, batch: Sequence[Write]) -> None:
         self.batches += 1

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from kvstore.node.ports import Kind
-from kvstore.node.replica import Replica
 from kvstore.simulation.campaign import run_plan
 from kvstore.simulation.generator import Shape, plan_of
 from kvstore.simulation.plan import Plan
 from kvstore.simulation.shrink import Shrinker
+from kvstore.storage.record import HEAD_BYTES
 
 
 def test_what_the_failure_does_not_need_is_left_out() -> None:
@@ -43,16 +42,12 @@ def test_shrinking_ends_when_its_runs_are_spent() -> None:
 
 
 def test_a_real_failure_becomes_a_plan_of_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that goes on after a failed write, in a run full of other faults."""
-
-    def and_go_on(self: Replica, partition: int, key: bytes, state: bytes) -> None:
-        self._storage.apply([(Kind.DATA, partition, key, state)])
-
-    monkeypatch.setattr(Replica, "_put", and_go_on)
-    shape = Shape(duration_s=30.0, nodes=5, n=3, w=2, kinds=("write-errors", "latency", "duplicates"))
-    plan = next(plan for seed in range(20) if run_plan(plan := plan_of(seed, shape)).violations)
+    """Nodes that believe what a rotten disk returns, in a run full of other faults."""
+    monkeypatch.setattr("kvstore.storage.memory.unseal", lambda stored, sealed: sealed[HEAD_BYTES:])
+    shape = Shape(duration_s=30.0, nodes=5, n=3, w=2, kinds=("bit-flips", "latency", "duplicates"))
+    plan = next(plan for seed in range(40) if run_plan(plan := plan_of(seed, shape)).violations)
     kinds = run_plan(plan).violations.keys()
     small = Shrinker(plan, lambda smaller: bool(kinds & run_plan(smaller).violations.keys())).run()
     assert len(small.lines()) <= 15
-    assert {fault.kind for fault in small.faults} == {"write-errors"}
+    assert {fault.kind for fault in small.faults} == {"bit-flips"}
     assert kinds & run_plan(Plan.from_lines(small.lines())).violations.keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -114,6 +115,40 @@ async def test_settings_and_five_nodes_in_three_zones() -> None:
         assert record.receipt.required == 1
 
 
+async def test_a_cluster_on_disk_stops_a_node_and_starts_it_again(tmp_path: Path) -> None:
+    async with LocalCluster(nodes=1, data_dir=tmp_path) as cluster:
+        async with AsyncClient(cluster.endpoints) as kv:
+            await kv.bucket("b").put("k", b"v")
+        await cluster.stop("n1")
+        await cluster.start("n1")
+        async with AsyncClient(cluster.endpoints) as kv:
+            assert await kv.bucket("b").get("k") == b"v"
+
+
+async def test_a_home_that_was_away_gets_its_copies_from_who_stood_in() -> None:
+    """With two of three homes stopped, writes are taken by others; started again, the homes have them."""
+    async with LocalCluster(nodes=5, zones=3) as cluster, AsyncClient(cluster.endpoints) as kv:
+        bucket = kv.bucket("b")
+        told = await kv.explain("b", "k")
+        away = [home["name"] for home in told["homes"]][1:]
+        for name in away:
+            await cluster.stop(name)
+        for i in range(20):
+            receipt = await bucket.put("k", b"%d" % i, w=3, timeout_s=5)
+        assert (receipt.acks, receipt.hinted) == (3, 2)
+        assert await bucket.get("k", sloppy=True) == b"19"
+        with pytest.raises(QuorumNotMet):
+            await bucket.put("k", b"not", w=2, sloppy=False, timeout_s=0.5)
+        for name in away:
+            await cluster.start(name)
+        async with asyncio.timeout(20):
+            while any(server.node.pending_hints()["count"] for server in cluster.running.values()):
+                await asyncio.sleep(0.01)
+        told = await kv.explain("b", "k")
+        assert told["hints"] == []
+        assert told["equal"]
+
+
 def test_a_cluster_of_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least one"):
         LocalCluster(nodes=0)
@@ -127,3 +162,14 @@ def test_the_fake_client_needs_nothing_of_a_node() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "FakeClient", done.stderr
+
+
+async def test_a_node_of_a_cluster_on_disk_stops_and_starts_again_with_what_it_had(tmp_path: Path) -> None:
+    async with LocalCluster(nodes=1, data_dir=tmp_path) as cluster:
+        async with AsyncClient(cluster.endpoints) as kv:
+            await kv.bucket("b").put("k", b"v")
+        await cluster.stop("n1")
+        await cluster.start("n1")
+        await cluster.ready()
+        async with AsyncClient(cluster.endpoints) as kv:
+            assert await kv.bucket("b").get("k") == b"v"

@@ -1,0 +1,62 @@
+"""Metrics of anti-entropy and scrub: the node counts, this names and explains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from kvstore.node.upkeep import Figures
+
+_COUNTERS = {
+    "partitions_compared": (
+        "kvstore_anti_entropy_partitions_compared",
+        "Comparisons of a partition with another home of it",
+    ),
+    "partitions_different": (
+        "kvstore_anti_entropy_partitions_different",
+        "Comparisons of which the roots differed",
+    ),
+    "keys_sent": ("kvstore_anti_entropy_keys_sent", "States that another home lacked"),
+    "keys_received": ("kvstore_anti_entropy_keys_received", "States that this node lacked"),
+    "tree_bytes": ("kvstore_anti_entropy_tree_bytes", "Hashes and keys exchanged in comparisons"),
+    "state_bytes": ("kvstore_anti_entropy_state_bytes", "States exchanged in comparisons, in bytes"),
+    "trees_built": ("kvstore_anti_entropy_trees_built", "Trees built by a scan of their partition"),
+    "paused_s": ("kvstore_background_paused_seconds", "Time for which background work gave way to clients"),
+    "scrub_passes": ("kvstore_scrub_passes", "Times that every record at rest was read"),
+    "scrub_records": ("kvstore_scrub_records", "Records read by the scrub"),
+    "scrub_bytes": ("kvstore_scrub_bytes", "Bytes read by the scrub"),
+    "corrupt_found": ("kvstore_corrupt_records_found", "Records found unreadable"),
+    "corrupt_healed": ("kvstore_corrupt_records_healed", "Of these, replaced from the other homes"),
+    "corrupt_unhealed": (
+        "kvstore_corrupt_records_unhealed",
+        "Attempts to heal that failed: a home was out of reach, or nobody has the key",
+    ),
+}
+_GAUGES = {
+    "oldest_comparison_s": (
+        "kvstore_anti_entropy_oldest_comparison_seconds",
+        "Age of the oldest comparison of a partition with another home of it",
+    ),
+    "partitions_damaged": ("kvstore_partitions_damaged", "Partitions that no scan gets through"),
+}
+
+
+class UpkeepMetrics(Collector):
+    """Registers itself. Every figure has a name, or the test of them fails."""
+
+    def __init__(self, figures: Callable[[], Figures], registry: CollectorRegistry) -> None:
+        self._figures = figures
+        registry.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        for field, value in self._figures()._asdict().items():
+            if field in _GAUGES:
+                yield GaugeMetricFamily(*_GAUGES[field], value)
+            else:
+                yield CounterMetricFamily(*_COUNTERS[field], value)

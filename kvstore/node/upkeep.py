@@ -1,0 +1,197 @@
+"""What keeps replicas equal and readable while nobody asks: its parts, their loops, what they tell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
+
+from kvstore.core.bucket import check_bucket_name
+from kvstore.core.limits import Limits
+from kvstore.core.message import (
+    CompareTrees,
+    DeliverHints,
+    FetchStates,
+    ListKeys,
+    RepairPartitions,
+    Reply,
+    Request,
+    StoreStates,
+)
+from kvstore.core.ring import PARTITIONS, full_key, partition_of
+from kvstore.errors import InvalidRequest, NotReady
+from kvstore.node.anti_entropy import AntiEntropy
+from kvstore.node.cluster_view import ClusterView
+from kvstore.node.exchange import Exchange
+from kvstore.node.exchange_answers import ExchangeAnswers
+from kvstore.node.key_repair import KeyRepair
+from kvstore.node.pace import Pace
+from kvstore.node.partition_trees import PartitionTrees
+from kvstore.node.ports import Peers, Random, Storage
+from kvstore.node.reach import Reach
+from kvstore.node.repair import DEADLINE_S, Repair
+from kvstore.node.replica import Replica
+from kvstore.node.scrub import Scrub
+from kvstore.node.tasks import Task, Tasks
+
+Start = Callable[[str, Coroutine[Any, Any, None]], None]
+Answer = Reply | asyncio.Future[Reply]
+AsTask = Callable[[Coroutine[Any, Any, Reply]], asyncio.Future[Reply]]
+
+
+class Figures(NamedTuple):
+    """For metrics: what was done since the start, but for the age and the damage, which are of now."""
+
+    partitions_compared: int
+    partitions_different: int
+    keys_sent: int
+    keys_received: int
+    tree_bytes: int
+    state_bytes: int
+    trees_built: int
+    oldest_comparison_s: float
+    paused_s: float
+    partitions_damaged: int
+    scrub_passes: int
+    scrub_records: int
+    scrub_bytes: int
+    corrupt_found: int
+    corrupt_healed: int
+    corrupt_unhealed: int
+
+
+class Upkeep:
+    """`start(name, loop)` runs a loop until the node stops."""
+
+    def __init__(
+        self,
+        *,
+        view: ClusterView,
+        storage: Storage,
+        replica: Replica,
+        trees: PartitionTrees,
+        pace: Pace,
+        peers: Peers,
+        reach: Reach,
+        random: Random,
+        limits: Limits,
+        start: Start,
+        report: Callable[..., None],
+    ) -> None:
+        self._view, self._trees, self._pace, self._start = view, trees, pace, start
+        self.keys = KeyRepair(
+            view=view, trees=trees, replica=replica, peers=peers, limits=limits, report=report
+        )
+        self.exchange = Exchange(
+            storage=storage,
+            replica=replica,
+            trees=trees,
+            peers=peers,
+            reach=reach,
+            pace=pace,
+            heal=self.keys.note,
+        )
+        self.anti_entropy = AntiEntropy(
+            view=view,
+            trees=trees,
+            exchange=self.exchange,
+            reach=reach,
+            random=random,
+            limits=limits,
+            report=report,
+        )
+        self.answers = ExchangeAnswers(
+            view=view, storage=storage, replica=replica, trees=trees, pace=pace, heal=self.keys.note
+        )
+        self.scrub = Scrub(
+            storage=storage, random=random, pace=pace, limits=limits, note=self.keys.note, report=report
+        )
+        self.repair = Repair(
+            view=view,
+            trees=trees,
+            anti_entropy=self.anti_entropy,
+            exchange=self.exchange,
+            keys=self.keys,
+        )
+        self.tasks = Tasks(start)
+
+    def start(self) -> None:
+        self._start("trees", self._trees.run())
+        self._start("anti-entropy", self.anti_entropy.run())
+        self._start("key-repair", self.keys.run())
+        self._start("scrub", self.scrub.run())
+
+    def answers_to_peers(self, as_task: AsTask) -> dict[type[Request], Callable[[Any], Answer]]:
+        """Handlers by message; `as_task` runs what takes longer."""
+        answers, repair = self.answers, self.repair
+        return {
+            CompareTrees: answers.compare,
+            ListKeys: lambda request: as_task(answers.list(request)),
+            FetchStates: lambda request: as_task(answers.fetch(request)),
+            StoreStates: lambda request: as_task(answers.store(request)),
+            RepairPartitions: lambda request: as_task(repair.lead(request)),
+            DeliverHints: lambda request: as_task(repair.hints(request)),
+        }
+
+    # --- what operators ask ---------------------------------------------------------------------------
+
+    def begin_repair(self, bucket: str, key: bytes, partition: int | None) -> Task:
+        """Of one key, if there is one; else of one partition, or of all. Raises NotReady, Overloaded."""
+        self._check_formed()
+        if key:
+            check_bucket_name(bucket)
+            full = full_key(bucket, key)
+            return self.tasks.begin("repair", 1, lambda task: self.repair.key(partition_of(full), full, task))
+        if partition is not None and not 0 <= partition < PARTITIONS:
+            raise InvalidRequest(f"partition={partition} must be a whole number from 0 to {PARTITIONS - 1}")
+        wanted = range(PARTITIONS) if partition is None else (partition,)
+        return self.tasks.begin(
+            "repair", len(wanted), lambda task: self.repair.partitions(wanted, DEADLINE_S, task)
+        )
+
+    def begin_barrier(self, timeout_s: float) -> Task:
+        """Raises NotReady, Overloaded."""
+        self._check_formed()
+        return self.tasks.begin("barrier", PARTITIONS, lambda task: self.repair.barrier(timeout_s, task))
+
+    def _check_formed(self) -> None:
+        if self._view.layout is None:
+            raise NotReady("this node belongs to no cluster yet")
+
+    def shown_tasks(self) -> list[dict[str, Any]]:
+        """Ready for JSON: those that run and the last that ended, the newest first."""
+        return self.tasks.shown()
+
+    def status(self) -> dict[str, Any]:
+        """Ready for JSON: what was compared and healed, and when each peer was last compared."""
+        return {
+            **self.anti_entropy.status(),
+            "scrub": {
+                "passes": self.scrub.passes,
+                "records": self.scrub.records,
+                "corrupt_found": self.keys.found,
+                "corrupt_healed": self.keys.healed,
+                "corrupt_unhealed": self.keys.unhealed,
+            },
+        }
+
+    def figures(self) -> Figures:
+        counts = self.exchange.counts
+        return Figures(
+            partitions_compared=counts.compared,
+            partitions_different=counts.different,
+            keys_sent=counts.sent,
+            keys_received=counts.received,
+            tree_bytes=counts.tree_bytes,
+            state_bytes=counts.state_bytes,
+            trees_built=self._trees.built,
+            oldest_comparison_s=self.anti_entropy.oldest_s(),
+            paused_s=self._pace.paused_s,
+            partitions_damaged=len(self._trees.damaged),
+            scrub_passes=self.scrub.passes,
+            scrub_records=self.scrub.records,
+            scrub_bytes=self.scrub.read_bytes,
+            corrupt_found=self.keys.found,
+            corrupt_healed=self.keys.healed,
+            corrupt_unhealed=self.keys.unhealed,
+        )

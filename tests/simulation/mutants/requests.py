@@ -1,0 +1,67 @@
+"""Requests that are applied twice, or elsewhere, without anybody knowing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kvstore.core import sibling
+from kvstore.core.message import Get, Put
+from kvstore.core.preference_list import by_reach
+from kvstore.core.sibling import Version
+from kvstore.core.vector_clock import Dot
+from kvstore.errors import PeerError
+from kvstore.node import replica
+from kvstore.node.forwarding import Forwarding
+from tests.simulation.mutants import Patch, mutant
+
+
+@mutant()
+def operation_ids_are_ignored(patch: Patch) -> None:
+    """A write that is sent again is another write."""
+
+    def as_they_are(siblings: Mapping[Dot, Version]) -> Mapping[Dot, Version]:
+        return siblings
+
+    patch.setattr(replica, "find_operation", lambda state, operation_id: None)
+    patch.setattr(sibling, "collapse", as_they_are)
+    patch.setattr("kvstore.simulation.clients.collapse", as_they_are)
+
+
+@mutant()
+def coordinator_sends_a_put_again(patch: Patch) -> None:
+    """A forwarded put whose answer did not come goes to the next home, and to the one after that."""
+    forward = Forwarding.forward
+
+    async def stubborn(
+        self: Forwarding,
+        request: Get | Put,
+        homes: Sequence[Any],
+        partition: int,
+        expected: Any,
+        *,
+        sloppy: bool,
+    ) -> Any:
+        if isinstance(request, Put) and not request.forwarded:
+            for node in by_reach(homes, self._view.me.node_id, self._reach, self._turn):
+                call = self._peers.call(node, request._replace(forwarded=True), request.timeout_ms / 4000)
+                try:
+                    return await call
+                except PeerError:
+                    continue
+        return await forward(self, request, homes, partition, expected, sloppy=sloppy)
+
+    patch.setattr(Forwarding, "forward", stubborn)
+
+
+@mutant(quick=True)
+def a_lost_quorum_is_reported_as_failed(patch: Patch) -> None:
+    """B24: "failed" although a byte left the node; the write shows up later."""
+    from kvstore.node import coordinator
+
+    lost = coordinator._lost
+
+    def certain(*arguments: Any, outcome: str) -> Any:
+        return lost(*arguments, outcome="failed")
+
+    patch.setattr(coordinator, "_lost", certain)
