@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.processes import scenarios
+from tests.processes import disk_faults, scenarios
 from tests.processes.rig import Outcome
 
 
@@ -34,6 +34,13 @@ SCENARIOS = {
     "kill-all": Scenario(scenarios.kill_all, {"rounds": 1}),
     "hints": Scenario(scenarios.hints_across_restart, {"down_s": 1.0}),
     "down": Scenario(scenarios.down_for_a_minute, {"down_s": 5.0}),
+    "disk-full": Scenario(
+        disk_faults.disk_full, {"full_s": 2.0, "p99_ms_max": 1000.0}, disk_faults.no_loop_mount
+    ),
+    "fsync": Scenario(disk_faults.failed_sync, {"rounds": 1, "ended_s_max": 5.0}, disk_faults.no_strace),
+    "eio-write": Scenario(disk_faults.failed_write, {"rounds": 1}, disk_faults.no_strace),
+    "eio-read": Scenario(disk_faults.failed_reads, {"rounds": 1}, disk_faults.no_strace),
+    "bit-flips": Scenario(disk_faults.bit_flips, {"rounds": 2}),
 }
 
 

@@ -200,5 +200,3 @@ class _Client:
             operation.node = receipt.coordinator
             self.known[key] = Known(receipt.context, operation.index, elements)
         operation.attempts = max(1, self.transport.attempts.pop(name, 1))
-
-

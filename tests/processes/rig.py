@@ -258,9 +258,7 @@ def slowest_ms(operations: list[Operation]) -> float:
 
 def acknowledged_by(operations: list[Operation], node: str) -> list[Operation]:
     """Writes that were acknowledged with this node as their coordinator."""
-    return [
-        op for op in operations if op.kind is not Kind.GET and op.ended is Ended.OK and op.node == node
-    ]
+    return [op for op in operations if op.kind is not Kind.GET and op.ended is Ended.OK and op.node == node]
 
 
 def _nothing(found: dict[str, Any]) -> bool:

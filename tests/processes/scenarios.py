@@ -86,7 +86,7 @@ async def kill_all(directory: Path, *, rounds: int = 10) -> Outcome:
 
 async def _hints_pending(run: Rig, nodes: list[int]) -> int:
     found = [await run.document(node, "/v1/hints") for node in nodes]
-    return sum(target["hints"] for each in found for target in each.get("targets", ()))
+    return sum(each.get("count", 0) for each in found)
 
 
 async def hints_across_restart(directory: Path, *, down_s: float = 5.0) -> Outcome:
