@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -116,7 +117,6 @@ async def disk_full(directory: Path, *, full_s: float = 20.0, p99_ms_max: float 
             await asyncio.sleep(max(0.0, since_s + full_s - run.now_s))
             during = run.started_between(since_s, run.now_s)
             (disk / "ballast").unlink()
-            freed_s = run.now_s
             took = await _until_takes(run, 0)
             await asyncio.sleep(1.0)
             # Once more, and now it is killed on its full disk.
@@ -146,7 +146,6 @@ async def disk_full(directory: Path, *, full_s: float = 20.0, p99_ms_max: float 
             outcome.figures["a start on the full disk says"] = said
             outcome.bound("serves again, started with room, after", back_s, BACK_S_MAX, "s")
             outcome.bound("writes again after that, after", took_again, BACK_S_MAX, "s")
-            del freed_s
             return outcome
 
 
@@ -347,10 +346,10 @@ def flip_bits(file: Path, flips: int, chance: random.Random) -> None:
     file.write_bytes(held)
 
 
-async def bit_flips(directory: Path, *, rounds: int = 10) -> Outcome:
-    """Files of a node that is down rot: tables (after a clean stop) and logs (after kill -9), in turn.
+async def bit_flips(directory: Path, *, rounds: int = 30) -> Outcome:
+    """Files of a node that is down rot: a table (after a clean stop) or a log (after kill -9), in turn.
 
-    A node that will not start says why in one line and is started on an empty directory, as that line advises.
+    A node that will not start says why in one line, and gets the backup that this line asks for.
     """
     chance = random.Random(rounds)
     async with rig("bit flips", directory) as run:
@@ -359,33 +358,42 @@ async def bit_flips(directory: Path, *, rounds: int = 10) -> Outcome:
         healed_s = []
         for number in range(rounds):
             node = number % len(run.urls)
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1.0)
+            await run.kill(node)
             if number % 2:
-                await run.kill(node)
-                kinds = "*.log"
-            else:
-                await run.kill(node)
-                await run.restart(node)
+                await run.restart(node)  # what was in the log is in a table then
                 await run.stop(node)
-                kinds = "*.sst"
-            files = [f for f in run.data_dir(node).rglob(kinds) if f.stat().st_size]
-            for file in files:
-                await asyncio.to_thread(flip_bits, file, 5, chance)
-            run.confirm(bool(files), f"n{node + 1} has {kinds} to damage")
+            kind = "*.sst" if number % 2 else "*.log"
+            files = [file for file in sorted(run.data_dir(node).rglob(kind)) if file.stat().st_size]
+            backup = run.directory / "backup"
+            shutil.copytree(run.data_dir(node), backup)
+            if files:
+                file = max(files, key=lambda f: f.stat().st_size)
+                await asyncio.to_thread(flip_bits, file, 1 + number // 2 % 3, chance)
+            run.confirm(bool(files), f"n{node + 1} has {kind} to damage")
             said = await _start(run, node)
             if said:
                 refused.append(said)
                 shutil.rmtree(run.data_dir(node))
+                shutil.move(backup, run.data_dir(node))
                 await run.restart(node)
+            else:
+                shutil.rmtree(backup)
             began_s = time.monotonic()
-            await run.document(node, "/v1/repair?all=true&wait=true&timeout=60s", "POST")
+            done = await run.document(node, "/v1/repair?all=true&wait=true&timeout=60s", "POST")
+            run.confirm(bool(done), f"n{node + 1} ran a repair")
             healed_s.append(time.monotonic() - began_s)
         outcome = await run.finish(converged_s_max=HEALED_S_MAX)
-        outcome.figures["starts refused"] = f"{len(refused)} of {rounds}"
-        for line in sorted({line[:160] for line in refused})[:3]:
-            outcome.figures[f"  {len(outcome.figures)}"] = line
+        outcome.figures["starts refused, in one line"] = f"{len(refused)} of {rounds}"
+        for count, line in enumerate(sorted({_anonymous(line) for line in refused})[:4], 1):
+            outcome.figures[f"such a line {count}"] = line
         outcome.bound("repair --all, worst", max(healed_s), 60.0, "s")
         return outcome
+
+
+def _anonymous(line: str) -> str:
+    """Without numbers and paths, so that lines which say the same are the same."""
+    return re.sub(r"\d+", "N", re.sub(r"/\S+", "...", line))[:150]
 
 
 async def _start(run: Rig, node: int) -> str:
