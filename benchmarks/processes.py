@@ -106,7 +106,7 @@ class Processes:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def wait_ready(self, *ports: int) -> None:
-        """All, or those named. Raises SystemExit with the end of the log of one that ended or is not ready."""
+        """All, or those named. Raises SystemExit with the end of the log of one that did not get ready."""
         deadline = time.monotonic() + START_DEADLINE_S
         for port in ports or self._children:
             child = self._children[port]

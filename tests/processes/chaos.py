@@ -29,7 +29,7 @@ class Scenario(NamedTuple):
 
 
 SCENARIOS = {
-    "kill-loop": Scenario(scenarios.kill_loop, {"kills": 3}),
+    "kill-loop": Scenario(scenarios.kill_loop, {"kills": 2, "between_s": 0.5}),
     "pauses": Scenario(scenarios.pauses, {"pauses_s": (1.0,)}),
     "kill-all": Scenario(scenarios.kill_all, {"rounds": 1}),
     "hints": Scenario(scenarios.hints_across_restart, {"down_s": 1.0}),

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -36,14 +37,12 @@ def no_loop_mount() -> str:
     for program in ("mkfs.ext4", "mount", "umount"):
         if not shutil.which(program):
             return f"needs {program}"
-    directory = Path("/tmp") / f"kvstore-mount-{time.monotonic_ns()}"
-    try:
-        with small_disk(directory, directory.with_suffix(".img")):
-            return ""
-    except subprocess.CalledProcessError as error:
-        return f"cannot mount a loop device: {error.stderr.strip() or error}"
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="kvstore-mount-") as directory:
+        try:
+            with small_disk(Path(directory) / "disk", Path(directory) / "image"):
+                return ""
+        except subprocess.CalledProcessError as error:
+            return f"cannot mount a loop device: {error.stderr.strip() or error}"
 
 
 @contextmanager
@@ -104,7 +103,6 @@ async def disk_full(directory: Path, *, full_s: float = 20.0, p99_ms_max: float 
 
     The first time the node just goes on; the second time it is killed while the disk is full.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     disk = directory / "n1"
     with small_disk(disk, directory / "n1.img"):
         async with rig("disk full", directory) as run:
@@ -236,7 +234,7 @@ async def injected(run: Rig, node: int, calls: str, when: str, *paths: Path) -> 
     for path in paths:
         command += ["-P", str(path)]
     command += ["-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO:when={when}"]
-    tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    tracer = _begin(command)
     pid = run.cluster.pid(run.cluster.ports[node])
     try:
         status = Path(f"/proc/{pid}/status")
@@ -253,6 +251,10 @@ async def injected(run: Rig, node: int, calls: str, when: str, *paths: Path) -> 
         except subprocess.TimeoutExpired:
             tracer.kill()
             tracer.wait()
+
+
+def _begin(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 async def failed_sync(directory: Path, *, rounds: int = 10, ended_s_max: float = ENDED_S_MAX) -> Outcome:
@@ -349,7 +351,8 @@ def flip_bits(file: Path, flips: int, chance: random.Random) -> None:
 async def bit_flips(directory: Path, *, rounds: int = 30) -> Outcome:
     """Files of a node that is down rot: a table (after a clean stop) or a log (after kill -9), in turn.
 
-    A node that will not start says why in one line, and gets the backup that this line asks for.
+    A node that will not start says why in one line, and gets the backup that this line asks for. The other
+    remedy of that line, an empty directory, makes another node of it, which no layout has.
     """
     chance = random.Random(rounds)
     async with rig("bit flips", directory) as run:
@@ -383,12 +386,25 @@ async def bit_flips(directory: Path, *, rounds: int = 30) -> Outcome:
             done = await run.document(node, "/v1/repair?all=true&wait=true&timeout=60s", "POST")
             run.confirm(bool(done), f"n{node + 1} ran a repair")
             healed_s.append(time.monotonic() - began_s)
+        await run.recorder.stop()
+        unreadable = await _unreadable(run)
+        await run.recorder.read_all()  # a read finds what a scan cannot get past, and heals it
         outcome = await run.finish(converged_s_max=HEALED_S_MAX)
+        outcome.figures["unreadable copies, after repair and before all is read"] = str(unreadable)
         outcome.figures["starts refused, in one line"] = f"{len(refused)} of {rounds}"
         for count, line in enumerate(sorted({_anonymous(line) for line in refused})[:4], 1):
             outcome.figures[f"such a line {count}"] = line
         outcome.bound("repair --all, worst", max(healed_s), 60.0, "s")
         return outcome
+
+
+async def _unreadable(run: Rig) -> int:
+    """Copies of keys whose home cannot read them."""
+    return sum(
+        home["answer"] == "corrupt"
+        for found in (await run.explained()).values()
+        for home in found.get("homes", ())
+    )
 
 
 def _anonymous(line: str) -> str:
@@ -397,7 +413,7 @@ def _anonymous(line: str) -> str:
 
 
 async def _start(run: Rig, node: int) -> str:
-    """ "" if the node serves; else the one line in which it says why it does not."""
+    """Empty if the node serves; else the one line in which it says why it does not."""
     port = run.cluster.ports[node]
     lines_before = len(run.cluster.log(port).read_text(errors="replace").splitlines())
     run.cluster.restart(port)

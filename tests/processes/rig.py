@@ -278,7 +278,7 @@ async def rig(
     scenario: str, directory: Path, *, nodes: int = 5, keys: int = 100, clients: int = 8, rate: float = 12.0
 ) -> AsyncIterator[Rig]:
     """A cluster that serves; it and the load are stopped at the end of the block, whatever happens."""
-    directory.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     with start_cluster(directory, nodes=nodes) as cluster:
         await asyncio.to_thread(cluster.wait_ready)
         urls = [f"http://127.0.0.1:{port}" for port in cluster.ports]
