@@ -25,6 +25,8 @@ def _errors(run: Rig, since: list[float]) -> None:
     run.outcome.bound(
         f"failed within {ERRORS_S_MAX:.0f} s of a fault", failed_percent(within), ERRORS_PERCENT_MAX, "%"
     )
+    worst = max((run.started_between(at_s, at_s + ERRORS_S_MAX) for at_s in since), key=failed_percent)
+    run.outcome.figures["the same, after the worst single fault"] = f"{failed_percent(worst):.1f} %"
     run.outcome.bound("failed later", failed_percent(later), 0.0, "%")
     run.outcome.figures["slowest operation"] = f"{slowest_ms(run.recorder.history.operations):.0f} ms"
 

@@ -78,4 +78,4 @@ async def test_a_run_without_load_or_fault_is_invalid(tmp_path: Path) -> None:
         outcome = await cluster.finish(converged_s_max=10.0)
     assert outcome.verdict == "INVALID"
     assert any("fault not confirmed" in text for text in outcome.invalid), outcome
-    assert any("get ok" in text for text in outcome.invalid), outcome
+    assert any("only 0 x get ok" in text for text in outcome.invalid), outcome
