@@ -116,7 +116,7 @@ async def hints_across_restart(directory: Path, *, down_s: float = 5.0) -> Outco
 
 async def down_for_a_minute(directory: Path, *, down_s: float = 60.0) -> Outcome:
     """One node away under load; then the load goes on while the hints come home."""
-    async with rig("a node down", directory) as run:
+    async with rig("a node down", directory, keys=1000) as run:
         run.recorder.start()
         await asyncio.sleep(1.0)
         killed_s = await run.kill(1)
