@@ -19,12 +19,19 @@ START_DEADLINE_S = 60.0
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
+    """Ports that were free a moment ago, all different.
+
+    From below the range that outgoing connections draw from (Linux: 32768 up), so that a node that is down
+    finds its port free when it comes back.
+    """
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
+        while len(found) < count:
+            s = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                s.bind(("127.0.0.1", 10_000 + secrets.randbelow(22_000)))
+                found.append(s.getsockname()[1])
+    return found
 
 
 class Processes:
@@ -41,6 +48,7 @@ class Processes:
     def __exit__(self, *_: object) -> None:
         for child in self._children.values():
             child.send_signal(signal.SIGTERM)
+            child.send_signal(signal.SIGCONT)  # one that is stopped would not hear of it
         for child in self._children.values():
             try:
                 child.wait(15)
@@ -74,6 +82,15 @@ class Processes:
         self._children[port].kill()
         self._children[port].wait()
 
+    def send(self, port: int, number: signal.Signals) -> None:
+        self._children[port].send_signal(number)
+
+    def pid(self, port: int) -> int:
+        return self._children[port].pid
+
+    def log(self, port: int) -> Path:
+        return self._starts[port][1]
+
     def ended(self, port: int) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
         return self._children[port].poll()
@@ -88,10 +105,11 @@ class Processes:
                 ticks += int(after_name[11]) + int(after_name[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
-    def wait_ready(self) -> None:
-        """Raises SystemExit with the end of the log of a child that ended or did not get ready."""
+    def wait_ready(self, *ports: int) -> None:
+        """All, or those named. Raises SystemExit with the end of the log of one that did not get ready."""
         deadline = time.monotonic() + START_DEADLINE_S
-        for port, child in self._children.items():
+        for port in ports or self._children:
+            child = self._children[port]
             while not self._ready(port):
                 if child.poll() is not None or time.monotonic() > deadline:
                     tail = "\n".join(self._starts[port][1].read_text(errors="replace").splitlines()[-20:])
