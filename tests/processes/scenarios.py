@@ -115,7 +115,7 @@ async def hints_across_restart(directory: Path, *, down_s: float = 5.0) -> Outco
 
 
 async def down_for_a_minute(directory: Path, *, down_s: float = 60.0) -> Outcome:
-    """One node away under load; then the load goes on while the hints come home."""
+    """One node away under load, which ends when the node is back; from then on the time counts."""
     async with rig("a node down", directory, keys=1000) as run:
         run.recorder.start()
         await asyncio.sleep(1.0)

@@ -79,3 +79,28 @@ async def test_a_run_without_load_or_fault_is_invalid(tmp_path: Path) -> None:
     assert outcome.verdict == "INVALID"
     assert any("fault not confirmed" in text for text in outcome.invalid), outcome
     assert any("only 0 x get ok" in text for text in outcome.invalid), outcome
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    raises=AssertionError,
+    reason="a damaged block of a table stays, and no scan of its partitions gets past it",
+)
+async def test_a_damaged_block_of_a_table_is_healed_for_scans_too(tmp_path: Path) -> None:
+    """B15: one bad block, and its partitions can never be compared again; a compaction ends the node."""
+    async with rig("damaged block", tmp_path, nodes=3) as cluster:
+        cluster.recorder.start()
+        await asyncio.sleep(4.0)
+        await cluster.recorder.stop()
+        await cluster.stop(0)
+        table = max(cluster.data_dir(0).rglob("*.sst"), key=lambda file: file.stat().st_size)
+        held = bytearray(table.read_bytes())
+        held[200] ^= 1  # in its first block, which holds records
+        table.write_bytes(held)
+        await cluster.restart(0)
+        repair = "/v1/repair?all=true&wait=true&timeout=30s"
+        await cluster.document(0, repair, "POST")
+        await cluster.recorder.read_all()
+        done = await cluster.document(0, repair, "POST")
+    print(f"\n{done}")
+    assert done["failed"] == []
