@@ -214,11 +214,10 @@ def _ends(operations: dict[str, int], kinds: tuple[str, ...]) -> list[int]:
 
 
 def _one(options: dict[str, Any], shape: Shape, output: str) -> bool:
-    from kvstore.simulation.campaign import FAILED, PASSED, report_of, verdict_of
+    from kvstore.simulation.campaign import FAILED, PASSED, judged
     from kvstore.simulation.generator import plan_of
     from kvstore.simulation.plan import Plan
     from kvstore.simulation.wording import timeline_of
-    from kvstore.simulation.world import simulate as run_plan
 
     if options["replay"] is not None:
         try:
@@ -234,10 +233,8 @@ def _one(options: dict[str, Any], shape: Shape, output: str) -> bool:
     if options["save"] is not None:
         options["save"].write_text("".join(f"{line}\n" for line in plan.lines()), "utf-8")
         say(f"plan: {options['save']}")
-    run = run_plan(plan, keep_timeline=True)
-    report = report_of(run, replay=replay)
-    keys = {violation.key for violation in verdict_of(run).violations}
-    timeline = timeline_of(run, keys) if report.status == FAILED else []
+    run, report = judged(plan, replay=replay, keep_timeline=True)
+    timeline = timeline_of(run, report.keys) if run is not None and report.status == FAILED else []
     if output == "json":
         emit_json(
             {**report.as_dict(), "timeline": timeline, "plan": plan.lines() if options["shrink"] else []}

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
+from kvstore.core.ring import split_key
 from kvstore.simulation.checker import Verdict, judge
 from kvstore.simulation.generator import Shape, plan_of
 from kvstore.simulation.history import Ended, Kind
@@ -37,7 +38,10 @@ DONE_MIN = 5  # of each kind that was planned at all, if so many were
 
 @dataclass(slots=True)
 class Report:
-    """One run. `violations`: counts by kind; `details`: the first of them in words. `seconds` of this CPU."""
+    """One run. `violations`: counts by kind; `details`: the first of them in words; `keys`: where they were.
+
+    `seconds` of this CPU.
+    """
 
     seed: int
     status: str
@@ -54,6 +58,7 @@ class Report:
     messages: int = 0
     seconds: float = 0.0
     replay: str = ""
+    keys: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -81,8 +86,10 @@ def report_of(run: Run, watch: WhiteBox | None = None, *, seconds: float = 0.0, 
         violations["bug"] = len(run.bugs)
     details = [f"{v.kind} {v.key.decode(errors='replace')}: {v.detail}" for v in verdict.violations]
     details += [f"bug: {bug}" for bug in run.bugs]
+    keys = {violation.key for violation in verdict.violations}
     if watch is not None:
         violations.update(watch.invariants.counts)
+        keys |= {split_key(b.key)[1] if b"\0" in b.key else b.key for b in watch.invariants.breaches}
         details += [
             f"{b.invariant} {b.node} at {b.at_s:.3f} s: {b.detail}" for b in watch.invariants.breaches
         ]
@@ -104,6 +111,7 @@ def report_of(run: Run, watch: WhiteBox | None = None, *, seconds: float = 0.0, 
         run.messages,
         seconds,
         replay,
+        sorted(key.decode(errors="replace") for key in keys),
     )
 
 
@@ -126,14 +134,19 @@ def why_invalid(run: Run) -> list[str]:
     return reasons
 
 
-def run_plan(plan: Plan, *, replay: str = "") -> Report:
+def judged(plan: Plan, *, replay: str = "", keep_timeline: bool = False) -> tuple[Run | None, Report]:
+    """Run a plan before every judge there is. No run if it turned its loop without end, or for nothing."""
     began_s = time.process_time()
     watch = WhiteBox()
     try:
-        run = simulate(plan, watch)
+        run = simulate(plan, watch, keep_timeline=keep_timeline)
     except (Deadlock, TooManySteps) as error:
-        return Report(plan.seed, FAILED, "", {"bug": 1}, [f"bug: {error.detail}"], replay=replay)
-    return report_of(run, watch, seconds=time.process_time() - began_s, replay=replay)
+        return None, Report(plan.seed, FAILED, "", {"bug": 1}, [f"bug: {error.detail}"], replay=replay)
+    return run, report_of(run, watch, seconds=time.process_time() - began_s, replay=replay)
+
+
+def run_plan(plan: Plan, *, replay: str = "") -> Report:
+    return judged(plan, replay=replay)[1]
 
 
 def run_seed(seed: int, shape: Shape, command: str = "kvstore simulate") -> Report:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _FORM = re.compile(r"(?P<nodes>[^@:]+)(:(?P<others>[^@:]+))?@(?P<at>[0-9.]+)s?(\
 _COUNTS = {"n", "r", "w"}
 _TABLE = {*_COUNTS, "nodes"}
 _NODE = {"name", "zone", "host"}
-_LINES_MAX = 80
+_OPERATIONS_MAX = 80
 
 
 def fault_of(kind: str, text: str) -> Fault:
@@ -80,19 +81,21 @@ def _refuse_unknown(path: Path, table: object, known: set[str]) -> None:
         raise ConfigError(f"{path}: unknown name {unknown[0]!r}", advice=f"known: {', '.join(sorted(known))}")
 
 
-def timeline_of(run: Run, keys: set[bytes]) -> list[str]:
-    """The faults of a run, and the operations on these keys; the newest where they are many."""
+def timeline_of(run: Run, keys: Collection[str]) -> list[str]:
+    """The faults of a run, and the operations on these keys; only the newest of these where they are many."""
     lines = []
-    for time_s, what, fields in run.timeline:
-        if what == "operation":
+    operations = [at for at, (_, what, f) in enumerate(run.timeline) if what == "operation" and f[3] in keys]
+    told = set(operations[-_OPERATIONS_MAX:])
+    for at, (time_s, what, fields) in enumerate(run.timeline):
+        if what != "operation":
+            text = " ".join([what, *(str(f) for f in fields if f not in ((), ""))])
+        elif at in told:
             client, number, kind, key, ended, error, seen = fields
-            if key.encode() not in keys:
-                continue
             shown = f" saw {', '.join(name.decode() for name in seen)}" if seen else ""
             text = f"client {client}: {kind} {key} (w{number}) {ended}{f' {error}' if error else ''}{shown}"
         else:
-            text = " ".join([what, *(str(f) for f in fields if f not in ((), ""))])
+            continue
         lines.append(f"{time_s:9.3f} s  {text}")
-    return (
-        lines if len(lines) <= _LINES_MAX else [f"… {len(lines) - _LINES_MAX} before", *lines[-_LINES_MAX:]]
-    )
+    if len(operations) > len(told):
+        lines.insert(0, f"({len(operations) - len(told)} operations before these are left out)")
+    return lines
