@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shlex
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -142,6 +143,10 @@ def judged(plan: Plan, *, replay: str = "", keep_timeline: bool = False) -> tupl
         run = simulate(plan, watch, keep_timeline=keep_timeline)
     except (Deadlock, TooManySteps) as error:
         return None, Report(plan.seed, FAILED, "", {"bug": 1}, [f"bug: {error.detail}"], replay=replay)
+    except Exception as error:  # whatever it is, it is a finding of this seed, and the others go on
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"bug: {error!r} in {where.name}, {where.filename}:{where.lineno}"
+        return None, Report(plan.seed, FAILED, "", {"bug": 1}, [told], replay=replay)
     return run, report_of(run, watch, seconds=time.process_time() - began_s, replay=replay)
 
 
