@@ -128,11 +128,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """
         if owner.stalled is not None or owner.ended:
             return
-        mine = [handle for handle in self._ready if _belongs(handle, owner)]
-        if mine:
-            others = [handle for handle in self._ready if not _belongs(handle, owner)]
-            self._ready.clear()
-            self._ready.extend(others)
+        mine: list[asyncio.Handle] = []
+        for place, handle in enumerate(self._ready):
+            if _belongs(handle, owner):
+                mine.append(handle)
+                # The loop has counted what is due in this turn: every place must stay taken.
+                self._ready[place] = asyncio.Handle(_nothing, (), self)
         timers = [handle for handle in self._scheduled if _belongs(handle, owner)]
         for timer in timers:
             _mark(timer, scheduled=False)
@@ -162,6 +163,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         owner.ended = True
         for task in list(owner.tasks):
             task.cancel()
+
+
+def _nothing() -> None:
+    """In place of what is set aside."""
 
 
 def _mark(timer: asyncio.TimerHandle, *, scheduled: bool) -> None:

@@ -115,3 +115,21 @@ def test_an_exception_that_nobody_catches_is_kept(loop: VirtualTimeLoop) -> None
     loop.run_until_complete(run())
     assert len(loop.errors) == 1
     assert "ZeroDivisionError" in loop.errors[0]
+
+
+def test_a_process_is_stalled_in_a_turn_in_which_only_its_own_work_is_left(loop: VirtualTimeLoop) -> None:
+    """The loop takes as many handles as it counted at the start of the turn, whatever happens to them."""
+    done: list[int] = []
+
+    async def run() -> None:
+        owner = Owner("p")
+        loop.call_soon(loop.stall, owner)
+        for number in range(5):
+            owner.run(loop.call_soon, done.append, number)
+        await asyncio.sleep(1.0)
+        assert done == []
+        loop.resume(owner)
+        await asyncio.sleep(1.0)
+
+    loop.run_until_complete(run())
+    assert done == list(range(5))
