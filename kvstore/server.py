@@ -102,6 +102,7 @@ class NodeServer:
             uniform=lambda low, high: chance.uniform("reconnect", low, high),
             limits=limits,
             report=self._report,
+            on_twin=self._refused_as_twin,
         )
         await self._peers.start()
         undo.append(self._peers.close)
@@ -159,6 +160,13 @@ class NodeServer:
         if not self.failed.done():
             self.failed.set_result(error)
 
+    def _refused_as_twin(self, text: str) -> None:
+        error = ConfigError(
+            f"another process runs with this node's identity: {text}",
+            advice="stop it, or start this one with an empty data directory",
+        )
+        self._fatal(error)
+
     def _report(self, event: str, **fields: Any) -> None:
         self._log.warning(event, **fields)
 
@@ -194,6 +202,8 @@ async def _serve(config: Config) -> int:
     await asyncio.wait((stopped, server.failed), return_when=asyncio.FIRST_COMPLETED)
     if server.failed.done():
         error = server.failed.result()
+        if isinstance(error, ConfigError):
+            raise error  # not stopped cleanly: a next run on this directory makes new replica ids
         get_logger(node=config.node.name).critical("disk failed, stopping at once", reason=str(error))
         # Not by way of close(): that would sync again, and a second fsync may claim what the first lost.
         os._exit(EXIT_DISK_FAILED)

@@ -7,13 +7,15 @@ Sans-I/O: bytes in, bytes out. Frames are 4 bytes of length and a msgpack array:
     client -> server   [1, proof]         HMAC-SHA256(auth key, "client" ‖ transcript)
     server -> client   [1, proof]         HMAC-SHA256(auth key, "server" ‖ transcript); from here on frames.py
     either, any time   [2, code, text]    refused, and why
+    server, at the end [2, "twin", text, HMAC-SHA256(auth key, "twin" ‖ transcript)]
 
 `transcript` is the hash of both hellos as they were sent, so nothing in them can be altered, and both
 nonces are in every proof and key: nothing can be replayed. The label of the role is in the proof: a
 proof cannot be reflected. The client proves itself first: to a stranger the server says nothing that
 depends on the key, and no other reason than a wrong key. The client judges what the server claims to be
 before it proves itself; if the claim was false, the proof that follows fails.
-The texts of a refusal are not authenticated: they are shown, never acted upon.
+A refusal is not authenticated: its text is shown, never acted upon. One is, as a node ends itself over it:
+that another process runs with its identity.
 """
 
 from __future__ import annotations
@@ -66,20 +68,28 @@ class Established(NamedTuple):
     send_key: bytes
     receive_key: bytes
     rest: bytes
+    instance: bytes = b""
 
 
 class HandshakeFailed(Exception):
     """`code`: cluster-key, cluster-id, version, partitions, self, twin, other-node, not-admitted,
     not-kvstore. `farewell`: what to send before closing. `by_peer`: the other side refused us.
+    `proven`: and it proved that it knows the cluster key and means this handshake.
     """
 
-    def __init__(self, code: str, text: str, *, farewell: bytes = b"", by_peer: bool = False) -> None:
+    def __init__(
+        self, code: str, text: str, *, farewell: bytes = b"", by_peer: bool = False, proven: bool = False
+    ) -> None:
         super().__init__(text)
-        self.code, self.text, self.farewell, self.by_peer = code, text, farewell, by_peer
+        self.code, self.text, self.farewell = code, text, farewell
+        self.by_peer, self.proven = by_peer, proven
 
 
 Admit = Callable[[NodeId, int], str]
 """(node id, incarnation) of a peer that proved the key -> why it is refused, "" to admit it."""
+
+IsTwin = Callable[[NodeId, bytes], bool]
+"""(node id, instance) of a peer that proved the key -> whether another process of that node is alive."""
 
 _decode_hello = decoder(Hello)
 _decode_proof = decoder(tuple[int, bytes])
@@ -102,10 +112,11 @@ class Handshake:
         address: str = "",
         expected: NodeId = "",
         admit: Admit | None = None,
+        is_twin: IsTwin | None = None,
         nonce: bytes = b"",
     ) -> None:
         self._me, self._client, self.address = identity, client, address
-        self._expected, self._admit = expected, admit
+        self._expected, self._admit, self._is_twin = expected, admit, is_twin
         self._auth_key = blake2b(identity.cluster_key, person=b"kv-rpc", digest_size=32).digest()
         self._buffer = b""
         self._my_hello = _frame([_HELLO, self._hello(nonce or os.urandom(NONCE_BYTES))])
@@ -157,7 +168,8 @@ class Handshake:
             )
             kind = message[0] if type(message) is tuple and message else None
             if kind == _REFUSAL:
-                raise self._refused_by_peer(*_decode_refusal(message)[1:])
+                _, code, text = _decode_refusal(message)
+                raise self._refused_by_peer(code, text, self._is_proven_twin(message))
             if kind == _HELLO and self._peer is None and len(message) > 1:
                 return self._on_hello(frame, _decode_hello(message[1]))
             if kind == _PROOF and self._peer is not None:
@@ -201,6 +213,7 @@ class Handshake:
             to_server if self._client else to_client,
             to_client if self._client else to_server,
             self._buffer,
+            peer.instance,
         )
         return b"" if self._client else _frame([_PROOF, self._proof(by_client=False)])
 
@@ -234,6 +247,11 @@ class Handshake:
                 f"is node {peer.node_id}, not {self._expected}",
                 told=f"it looked for node {self._expected} at this address",
             )
+        if self._is_twin is not None and self._is_twin(peer.node_id, peer.instance):
+            told = "is in touch with another process that runs with this node's identity"
+            raise self._refuse(
+                "twin", f"comes as node {peer.node_id}, of which another process runs", told=told, proven=True
+            )
         if self._admit is not None and (reason := self._admit(peer.node_id, peer.incarnation)):
             raise self._refuse("not-admitted", reason)
 
@@ -251,15 +269,25 @@ class Handshake:
 
     # --- refusals -----------------------------------------------------------------------------------
 
-    def _refuse(self, code: str, what: str, *, told: str = "") -> HandshakeFailed:
+    def _refuse(self, code: str, what: str, *, told: str = "", proven: bool = False) -> HandshakeFailed:
         """`what` completes the sentence "peer at …". `told` to the other side where that would not fit."""
         text = f"{self.address} {what}" if code == "self" else f"peer at {self.address} {what}"
-        return HandshakeFailed(code, text, farewell=_frame([_REFUSAL, code, told or what]))
+        refusal: list[Any] = [_REFUSAL, code, told or what]
+        if proven:
+            refusal.append(self._derived(code.encode()))
+        return HandshakeFailed(code, text, farewell=_frame(refusal))
 
-    def _refused_by_peer(self, code: str, what: str) -> HandshakeFailed:
+    def _is_proven_twin(self, refusal: tuple[Any, ...]) -> bool:
+        """Whether a refusal is of a twin, and of the peer we have proved ourselves to."""
+        if self._peer is None or refusal[1] != "twin" or len(refusal) < 4:
+            return False
+        proof = refusal[3]
+        return type(proof) is bytes and hmac.compare_digest(proof, self._derived(b"twin"))
+
+    def _refused_by_peer(self, code: str, what: str, proven: bool) -> HandshakeFailed:
         if code in _MUTUAL:
             refusal = self._refuse(code, _shown(what))
-            return HandshakeFailed(code, refusal.text, by_peer=True)
+            return HandshakeFailed(code, refusal.text, by_peer=True, proven=proven)
         text = f"peer at {self.address} refused this node: {_shown(what)}"
         return HandshakeFailed(_shown(code), text, by_peer=True)
 

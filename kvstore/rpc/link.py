@@ -19,6 +19,9 @@ from kvstore.rpc.handshake import Established, Handshake, HandshakeFailed
 from kvstore.rpc.identity import Identity
 from kvstore.rpc.reporting import RateLimited
 
+TWIN_PAUSE_S = 0.25
+"""A twin asks again so soon: it has to end before it does harm, or is let in once the other one is silent."""
+
 
 class State(Enum):
     IDLE = "idle"  # nobody has asked for it
@@ -59,6 +62,7 @@ class PeerStats(NamedTuple):
 class Link:
     """`node` is "" while nobody knows who will answer; until it is set the link is not kept up by itself.
 
+    `refused_as_twin` hears each proven refusal as a second process of this node, with its text.
     `sweep_due` is told when a call is added to none: the deadlines need sweeping from then on.
     """
 
@@ -74,14 +78,17 @@ class Link:
         uniform: Callable[[float, float], float],
         report: RateLimited,
         sweep_due: Callable[[], None],
+        refused_as_twin: Callable[[str], None],
     ) -> None:
         self._loop, self._identity, self.node, self.address = loop, identity, node, address
         self._limits, self._timing, self._uniform, self._report = limits, timing, uniform, report
         self._sweep_due = sweep_due
+        self._refused_as_twin = refused_as_twin
         self.calls = Calls(loop, limits, self._whom, self._flush_soon)
         self.state = State.IDLE
         self.peer: Established | None = None
         self._why = ""
+        self._twin = False  # another process with our identity is what the peer knows
         self._itself = False  # the address turned out to be our own
         self._connection: Connection | None = None
         self._up: asyncio.Future[str]  # of the attempt: "" once established, else why not
@@ -145,6 +152,9 @@ class Link:
 
     def lost(self, connection: Connection, reason: str, failure: HandshakeFailed | None) -> None:
         self._itself = failure is not None and failure.code == "self"
+        self._twin = failure is not None and failure.proven
+        if self._twin:
+            self._refused_as_twin(reason)
         self._ended(connection, reason)
 
     def _drop(self, reason: str) -> None:
@@ -209,7 +219,8 @@ class Link:
                 continue
             self.state, self._why = State.WAITING, reason
             self.calls.fail_unsent(reason)
-            await asyncio.sleep(self._pause_s(attempt))
+            pause_s = self._pause_s(attempt)
+            await asyncio.sleep(min(pause_s, TWIN_PAUSE_S) if self._twin else pause_s)
             attempt += 1
             if not self.node:
                 self.state = State.IDLE

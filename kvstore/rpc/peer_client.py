@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from kvstore.core.generation import is_proven_twin
 from kvstore.core.limits import DEFAULT_LIMITS, Limits
 from kvstore.core.membership import NodeId
 from kvstore.core.message import Reply, Request
@@ -32,7 +33,8 @@ class PeerClient:
 
     The deadline covers waiting for a first connection too. A future that the caller cancels is let go:
     the peer may do the work all the same. `uniform(low, high)` draws the jitter of reconnecting;
-    `report(event, **fields)` is told of trouble, rate limited.
+    `report(event, **fields)` is told of trouble, rate limited. `on_twin(text)` is told, again and again, when
+    peers have proved that another process runs with this node's identity.
     """
 
     def __init__(
@@ -43,9 +45,12 @@ class PeerClient:
         limits: Limits = DEFAULT_LIMITS,
         timing: Timing | None = None,
         report: Report = report_nothing,
+        on_twin: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._identity, self._uniform, self._limits = identity, uniform, limits
         self._timing, self._report = timing or Timing(), report
+        self._on_twin = on_twin
+        self._refused_first_s: float | None = None
         self._loop: asyncio.AbstractEventLoop
         self._limited: RateLimited
         self._links: dict[NodeId, Link] = {}
@@ -122,6 +127,7 @@ class PeerClient:
             uniform=self._uniform,
             report=self._limited,
             sweep_due=self._sweep_soon,
+            refused_as_twin=self._refused_as_twin,
         )
 
     def _at(self, address: str) -> Link | None:
@@ -171,6 +177,13 @@ class PeerClient:
         future.set_exception(PeerUnreachable(text))
         future.exception()  # as in Calls: nobody needs to look at it
         return future
+
+    def _refused_as_twin(self, text: str) -> None:
+        now_s = self._loop.time()
+        if self._refused_first_s is None:
+            self._refused_first_s = now_s
+        if is_proven_twin(self._refused_first_s, now_s):
+            self._on_twin(text)
 
     def _sweep_soon(self) -> None:
         if self._timer is None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+from kvstore.core.generation import is_twin
 from kvstore.core.limits import DEFAULT_LIMITS, Limits
 from kvstore.core.membership import NodeId
 from kvstore.errors import ConfigError
@@ -41,7 +42,8 @@ class PeerServer:
 
     A handler answers at once or returns a future; a KVStoreError it raises travels to the caller, any
     other exception becomes InternalError there and is reported here; the connection lives on in both
-    cases. `admit(node, incarnation)` may refuse a peer that knows the key, with the reason it returns.
+    cases. A second process of a node is refused while the first is heard. `admit(node, incarnation)` may
+    refuse a peer that knows the key, with the reason it returns.
     `report(event, **fields)` is told of trouble, rate limited.
     """
 
@@ -109,7 +111,7 @@ class PeerServer:
         session = Session(self, self._loop, self._limits)
         session.connection = Connection(
             self._loop,
-            Handshake(self._identity, client=False, admit=self._admit),
+            Handshake(self._identity, client=False, admit=self._admit, is_twin=self._is_twin),
             session,
             self._limits,
             handshake_timeout_s=self._limits.connect_timeout_s,
@@ -123,6 +125,13 @@ class PeerServer:
         else:
             self._sessions.add(session)
         return session.connection
+
+    def _is_twin(self, node: NodeId, instance: bytes) -> bool:
+        now_s = self._loop.time()
+        return any(
+            session.node == node and is_twin(instance, session.instance, now_s - session.connection.heard_s)
+            for session in self._sessions
+        )
 
     # --- host of the sessions -------------------------------------------------------------------------
 

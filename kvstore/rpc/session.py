@@ -70,6 +70,7 @@ class Session:
         self._over = False
         self.in_flight = 0
         self.node: NodeId = ""
+        self.instance = b""
         self.connection: Connection
 
     @property
@@ -80,7 +81,7 @@ class Session:
     # --- owner of the connection ----------------------------------------------------------------------
 
     def established(self, connection: Connection, peer: Established) -> None:
-        self.node = peer.node_id
+        self.node, self.instance = peer.node_id, peer.instance
 
     def received(self, messages: tuple[Any, ...]) -> None:
         """The requests of one frame; what is answered at once leaves in one frame too."""
