@@ -73,6 +73,8 @@ class Router:
         finds out if a node is back.
         """
         self._turn += 1
+        # Where one address that was only learned leads nowhere, all of them may: seeds are next.
+        trials = trials and all(node.breaker.is_proven for node in tried)
         if key and self._walks:
             walk = self._walks[partition_of(bucket, key, len(self._walks))]
             node = self._usable(walk[: homes or HOMES_DEFAULT], tried, now_s, trials=trials)

@@ -176,3 +176,16 @@ def test_a_document_that_is_no_layout_changes_nothing(data: st.DataObject, junk:
 def test_a_walk_of_nobody_is_refused(walk: Any) -> None:
     told = document(["127.0.0.1:7"])
     assert not Router(SEEDS).learn({**told, "walks": [walk] * PARTITIONS})
+
+
+def test_an_operation_spends_one_attempt_on_addresses_that_were_only_learned() -> None:
+    """Container names lead nowhere from outside: all five of them, and an operation has few attempts."""
+    router = Router(SEEDS)
+    assert router.learn(document([f"127.0.0.1:{i}" for i in range(11, 16)]))
+    tried = [router.choose("b", b"k", 3, (), 0.0)]
+    assert not tried[0].is_seed
+    router.asked(tried[0], 0.0)
+    router.failed(tried[0], 0.0, connected=False)
+    for _ in SEEDS:
+        tried.append(router.choose("b", b"k", 3, tried, 0.0))
+    assert {node.origin for node in tried[1:]} == set(SEEDS)
