@@ -15,6 +15,7 @@ from kvstore.node import coordinator
 from kvstore.node.fan_out import FanOut
 from kvstore.node.ports import Kind
 from kvstore.node.replica import _NOTHING, Replica
+from kvstore.storage.memory import MemoryStorage
 from kvstore.storage.record import HEAD_BYTES
 from tests.simulation.mutants import Patch, mutant
 
@@ -161,7 +162,8 @@ def delete_removes_the_record(patch: Patch) -> None:
 
     def removing(self: Replica, partition: int, key: bytes, version: Any, **options: Any) -> Any:
         minted = write(self, partition, key, version, **options)
-        if version.tombstone and len(decode_causal(minted.state).dots) == 1:
+        whole = version.tombstone and len(decode_causal(minted.state).dots) == 1
+        if whole and isinstance(self._storage, MemoryStorage):
             self._storage.apply([(Kind.DATA, partition, key, None)])
         return minted
 
