@@ -48,6 +48,15 @@ async def test_a_member_that_missed_the_commit_learns_the_layout_by_gossip() -> 
     await world.stop()
 
 
+async def test_an_address_that_came_with_a_layout_is_given_to_the_peers(world: World) -> None:
+    """Gossip then brings nothing new of that member, and hints for it would wait for ever."""
+    n1, newcomer = world.named("n1"), Member("f" * 32, "n9", "n9:1", "n9:2", host="n9")
+    layout = n1.view.layout
+    assert layout is not None
+    n1.view.adopt(layout._replace(version=2, members=(*layout.members, newcomer)))
+    await until(lambda: world.learned.get(("n1", newcomer.node_id)) == "n9:1")
+
+
 async def test_a_proposal_that_one_member_misses_is_released_and_made_again() -> None:
     world = World()
     missed: list[Request] = []

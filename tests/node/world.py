@@ -60,6 +60,7 @@ class World:
         self.down: set[str] = set()
         self.mute: set[str] = set()
         self.calls: list[tuple[str, str, Request]] = []
+        self.learned: dict[tuple[str, NodeId], str] = {}
         self.fatal: list[tuple[str, KVStoreError]] = []
         self.intercept: Callable[[str, str, Request], Request | None] = lambda _a, _b, request: request
 
@@ -200,7 +201,8 @@ class _Link:
         node = self._world.addresses.get(address, "")
         return self._world.deliver(self._name, node, request, deadline_s)
 
-    def learn(self, node: NodeId, address: str) -> None: ...
+    def learn(self, node: NodeId, address: str) -> None:
+        self._world.learned[self._name, node] = address
 
     def forget(self, node: NodeId) -> None: ...
 
