@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from kvstore.simulation.generator import Shape
 from tests.simulation.mutants import MUTANTS, SEEDS_MAX, Catch, Mutant, hunt, objections
 
 CAUGHT_MIN = 20
@@ -24,9 +25,10 @@ def test_some_are_caught_within_a_few_seeds(mutant: Mutant) -> None:
     assert hunt(mutant, range(20)) is not None
 
 
-def test_the_same_runs_without_a_mutant_show_nothing() -> None:
-    for seed in range(6):
-        found, words = objections(seed)
+@pytest.mark.parametrize("shape", sorted({mutant.shape for mutant in MUTANTS}, key=repr), ids=repr)
+def test_the_same_runs_without_a_mutant_show_nothing(shape: Shape) -> None:
+    for seed in range(4):
+        found, words = objections(seed, shape)
         assert not found, words
 
 
