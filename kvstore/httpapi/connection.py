@@ -77,10 +77,10 @@ class Connection(web.RequestHandler):
             self.head_since_s = self._pool.loop.time()
         super().data_received(data)
 
-    def resume_reading(self, resume_parser: bool = True) -> None:
+    def resume_reading(self, *arguments: Any, **options: Any) -> None:
         """Called by aiohttp after each body, also if reading was never paused: 3 µs for nothing."""
-        if self._reading_paused or self._buffer_paused:
-            super().resume_reading(resume_parser)
+        if not _KNOWS_INSIDES or self._reading_paused or self._buffer_paused:
+            super().resume_reading(*arguments, **options)
 
     async def start(self) -> None:
         """The loop over the requests of this connection; the task of a connection runs it.
@@ -123,7 +123,7 @@ class Connection(web.RequestHandler):
             return False
         finally:
             self._request_in_progress = False
-            self._at_rest = True
+            self.rest()
             if self._handler_waiter is not None:
                 self._handler_waiter.set_result(None)
         self._keepalive = reply.keep_alive
