@@ -288,13 +288,16 @@ class Replica:
             self._put(partition, key, head_of(mine) if mine else b"", merged)
 
     def _put(self, partition: int, key: bytes, held_head: bytes, state: bytes) -> None:
-        """After a failed write nothing gets as far as a sync, so it is told here that the disk has failed."""
+        """Raises CorruptRecord, and writes nothing, if `state` does not begin as one.
+
+        After a failed write nothing gets as far as a sync, so it is told here that the disk has failed.
+        """
+        head = head_of(state)
         try:
             self._storage.apply([(Kind.DATA, partition, key, state)])
         except StorageFailed as error:
             self._on_failed(error)
             raise
-        head = head_of(state)
         self._remember(key, head)
         self._trees.changed(partition, key, held_head, head)
 

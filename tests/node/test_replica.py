@@ -9,7 +9,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from kvstore.core.encoding import decode_causal, decode_state, encode_state
+from kvstore.core.encoding import decode_causal, decode_state, encode_state, head_of
 from kvstore.core.limits import DEFAULT_LIMITS, Limits
 from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, write
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext
@@ -255,6 +255,16 @@ async def test_a_state_of_another_format_is_refused_also_on_the_short_way() -> N
     with pytest.raises(CorruptRecord):
         replica.store(P, KEY, b"\x93\x02" + made.state[2:], base, 1)
     assert values(replica) == [b"2"]
+
+
+@pytest.mark.parametrize("start", [b"\x93\x01\xc0", b"\x93\x01"])
+async def test_what_does_not_begin_as_a_state_is_refused_before_it_is_stored(start: bytes) -> None:
+    replica = replica_on(MemoryStorage())
+    put(replica, b"1")
+    held = replica.read(P, KEY)
+    with pytest.raises(CorruptRecord):
+        replica.store(P, KEY, start, head_of(held), 1)
+    assert replica.read(P, KEY) == held
 
 
 async def test_b3_siblings_that_became_unreadable_after_their_head_was_read() -> None:
