@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from kvstore.core.layout import Layout
 from kvstore.core.membership import Member, NodeId, merge_members
@@ -17,7 +17,8 @@ _IDENTITY, _LAYOUT, _MEMBERS = b"identity", b"layout", b"members"
 class ClusterView:
     """`me` is this node as it describes itself to others.
 
-    `homes(partition, n)` is looked up by every request and cached per layout.
+    `homes(partition, n)` is looked up by every request and cached per layout. `on_members` is called when
+    `members` has changed, whoever told of the change: gossip, or a layout.
     """
 
     def __init__(self, storage: Storage, me: Member) -> None:
@@ -26,6 +27,7 @@ class ClusterView:
         self.members: dict[NodeId, Member] = {me.node_id: me}
         self.layout: Layout | None = None
         self._homes: dict[int, list[tuple[NodeId, ...]]] = {}
+        self.on_members: Callable[[], None] = lambda: None
 
     @classmethod
     def open(cls, storage: Storage, describe: Member) -> ClusterView:
@@ -61,15 +63,15 @@ class ClusterView:
             table = self._homes[n] = [layout.homes(p, n) for p in range(PARTITIONS)]
         return table[partition]
 
-    def merge(self, members: Iterable[Member]) -> bool:
-        """Take what is newer about others; True if anything was. What is said about us is ours to say."""
+    def merge(self, members: Iterable[Member]) -> None:
+        """Take what is newer about others. What is said about us is ours to say."""
         merged = merge_members(self.members, (m for m in members if m.node_id != self.me.node_id))
         if merged == self.members:
-            return False
+            return
         self.members = merged
         others = [m for m in merged.values() if m.node_id != self.me.node_id]
         self._storage.apply([(Kind.META, 0, _MEMBERS, json.dumps(sorted(others)).encode())])
-        return True
+        self.on_members()
 
     def announce(self, rpc_address: str, http_address: str) -> None:
         """Where this node is to be found; known once its sockets are bound."""

@@ -103,10 +103,6 @@ class GossipLoop:
                 self._on_twin(member.incarnation)
         self.drift_ms[heard.sender.node_id] = heard.wall_ms - self._wall.now_ms()
         self._view.merge((heard.sender, *heard.members))
-        # Also when nothing is new: a layout adds members whose addresses nobody was told of.
-        for member in self._view.members.values():
-            if member.node_id != me.node_id:
-                self._peers.learn(member.node_id, member.rpc_address)
 
     async def _catch_up(self, node: str) -> None:
         """Fetch what the other side has; a bucket digest that differs may mean that *it* is behind."""

@@ -217,9 +217,8 @@ class Node:
         """Storage is open, the peer server listens. Returns at once; `readiness` tells the rest."""
         self.replica.start()
         await self._storage.sync()
-        for member in self.view.members.values():
-            if member.node_id != self.node_id:
-                self._peers.learn(member.node_id, member.rpc_address)
+        self.view.on_members = self._introduce
+        self._introduce()
         await self.hinting.kept.start()
         for partition, target in self.hinting.kept.marks():
             self.upkeep.anti_entropy.urgent(partition, target)
@@ -228,6 +227,12 @@ class Node:
         self.upkeep.start()
         if self.view.layout is None:
             self._start_loop("formation", self._formation.run())
+
+    def _introduce(self) -> None:
+        """Where every member is to be found."""
+        for member in self.view.members.values():
+            if member.node_id != self.node_id:
+                self._peers.learn(member.node_id, member.rpc_address)
 
     async def stop(self) -> None:
         """No new work, the loops end, what is applied is synced by closing the storage."""
