@@ -86,14 +86,8 @@ def own_causal_bytes(encoded: bytes) -> bytes:
 
     The value may have a MiB, and every write asks for two of these. Raises CorruptRecord.
     """
-    start = encoded[:3]
-    if start == b"\x93\x01\xc4" and len(encoded) > 4:
-        return encoded[4 : 4 + encoded[3]]
-    if start == b"\x93\x01\xc5":
-        return encoded[5 : 5 + int.from_bytes(encoded[3:5], "big")]
-    if start == b"\x93\x01\xc6":
-        return encoded[7 : 7 + int.from_bytes(encoded[3:7], "big")]
-    raise CorruptRecord(f"own state does not begin as one: {start.hex()}")
+    begin, end = _causal_span(encoded)
+    return encoded[begin:end]
 
 
 def decode_causal(encoded: bytes) -> Causal:
@@ -118,19 +112,24 @@ def head_of(encoded: bytes) -> bytes:
 
     One comparison of bytes then tells what parsing both would. Raises CorruptRecord.
     """
-    start = encoded[:3]
-    if start == b"\x93\x01\xc4" and len(encoded) > 4:
-        return encoded[: 4 + encoded[3]]
-    if start == b"\x93\x01\xc5":
-        return encoded[: 5 + int.from_bytes(encoded[3:5], "big")]
-    if start == b"\x93\x01\xc6":
-        return encoded[: 7 + int.from_bytes(encoded[3:7], "big")]
-    raise CorruptRecord(f"own state does not begin as one: {start.hex()}")
+    return encoded[: _causal_span(encoded)[1]]
 
 
 def open_head(head: bytes) -> Causal:
     """As `open_own`, of a head alone."""
     return _own_causal(own_causal_bytes(head))
+
+
+def _causal_span(encoded: bytes) -> tuple[int, int]:
+    """Where the causal part lies, by the three lengths that msgpack has for a bin."""
+    start = encoded[:3]
+    if start == b"\x93\x01\xc4" and len(encoded) > 4:
+        return 4, 4 + encoded[3]
+    if start == b"\x93\x01\xc5":
+        return 5, 5 + int.from_bytes(encoded[3:5], "big")
+    if start == b"\x93\x01\xc6":
+        return 7, 7 + int.from_bytes(encoded[3:7], "big")
+    raise CorruptRecord(f"own state does not begin as one: {start.hex()}")
 
 
 def _own_causal(causal: bytes) -> Causal:

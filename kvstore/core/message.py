@@ -113,6 +113,10 @@ class Read(NamedTuple):
     known: bytes = b""
 
 
+KNOWN_BY_NOBODY = b"?"
+"""For Read.known: no state has this digest, so the answer is always the state itself."""
+
+
 class Held(NamedTuple):
     """`same`: as in `known`. Otherwise `state` is what this replica holds, b"" for nothing."""
 

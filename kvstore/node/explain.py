@@ -12,7 +12,7 @@ from kvstore.core.hybrid_clock import wall_ms_of
 from kvstore.core.layout import Layout
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
-from kvstore.core.message import FetchHints, Held, HintsHeld, Read
+from kvstore.core.message import KNOWN_BY_NOBODY, FetchHints, Held, HintsHeld, Read
 from kvstore.core.ring import PARTITIONS, full_key, partition_of
 from kvstore.errors import CorruptRecord, KVStoreError
 from kvstore.node.bucket_registry import BucketRegistry
@@ -87,8 +87,7 @@ class Explainer:
             if node == self._view.me.node_id:
                 return self._replica.read(partition, key)
             self._reach.asked(node)
-            # `known` that no state has: the answer is always the state itself.
-            read = Read(partition, key, b"?")
+            read = Read(partition, key, KNOWN_BY_NOBODY)
             return cast(Held, await self._peers.call(node, read, self._limits.peer_deadline_s)).state
         except KVStoreError as error:
             return error

@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
-from kvstore.core.message import Held, Read, Reply, Store
+from kvstore.core.message import KNOWN_BY_NOBODY, Held, Read, Reply, Store
 from kvstore.core.read_repair import merged, plan_read_repair
 from kvstore.errors import CorruptRecord, KVStoreError, PeerRefused, StorageFailed
 from kvstore.node.cluster_view import ClusterView
@@ -22,7 +22,6 @@ from kvstore.node.ports import Peers
 from kvstore.node.replica import Replica
 
 WAITING_MAX = 10_000  # unreadable records that are known and not yet healed; the scrub finds the rest again
-_KNOWN_BY_NOBODY = b"?"  # no state has this digest: the answer is always the state itself
 
 
 class KeyRepaired(NamedTuple):
@@ -127,7 +126,7 @@ class KeyRepair:
             mine = self._replica.read(partition, key)
         except CorruptRecord as error:
             mine = error
-        read = Read(partition, key, _KNOWN_BY_NOBODY)
+        read = Read(partition, key, KNOWN_BY_NOBODY)
         replies = await asyncio.gather(
             *(self._call(node, read) for node in nodes[1:]), return_exceptions=True
         )

@@ -75,13 +75,16 @@ class PartitionTrees:
                 difference = item_hash(key, own_causal_bytes(old)) if old else 0
                 if new:
                     difference ^= item_hash(key, own_causal_bytes(new))
-                n = self.n_of(key)
-                tree = trees.get(n)
-                if tree is None:
-                    tree = trees[n] = MerkleTree()
-                tree.toggle(segment_of(key), difference)
+                self._toggle(trees, key, difference)
         except CorruptRecord:
             self.forget(partition)
+
+    def _toggle(self, trees: dict[int, MerkleTree], key: bytes, hashed: int) -> None:
+        n = self.n_of(key)
+        tree = trees.get(n)
+        if tree is None:
+            tree = trees[n] = MerkleTree()
+        tree.toggle(segment_of(key), hashed)
 
     def forget(self, partition: int) -> None:
         """A record was replaced that nobody can read: its hash cannot be taken out of the tree."""
@@ -173,11 +176,7 @@ class PartitionTrees:
             count = size_bytes = 0
             for key, state in records:
                 if state and (hashed := hash_of(key, state)):
-                    n = self.n_of(key)
-                    tree = trees.get(n)
-                    if tree is None:
-                        tree = trees[n] = MerkleTree()
-                    tree.toggle(segment_of(key), hashed)
+                    self._toggle(trees, key, hashed)
                     size_bytes += len(state)
                 count += 1
                 if count >= RECORDS_AT_ONCE or size_bytes >= BYTES_AT_ONCE:

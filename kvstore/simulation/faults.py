@@ -186,23 +186,20 @@ class Faults:
     # --- disks --------------------------------------------------------------------------------------
 
     async def _disk_full(self, fault: Fault, _chance: Chance) -> bool:
-        machines = self._those_of(fault)
-        before = sum(machine.counts.full for machine in machines)
-        for machine in machines:
-            machine.disk.full = True
-        hit = await self._in_force(fault, lambda: sum(m.counts.full for m in machines) > before)
-        for machine in machines:
-            machine.disk.full = False
-        return hit
+        return await self._while_set(fault, "full", lambda machine: machine.counts.full)
 
     async def _read_errors(self, fault: Fault, _chance: Chance) -> bool:
+        return await self._while_set(fault, "fail_reads", lambda machine: machine.counts.failed_reads)
+
+    async def _while_set(self, fault: Fault, trouble: str, met: Callable[[SimulatedMachine], int]) -> bool:
+        """With this trouble of MemoryDisk; `met` counts how often a process met it."""
         machines = self._those_of(fault)
-        before = sum(machine.counts.failed_reads for machine in machines)
+        before = sum(map(met, machines))
         for machine in machines:
-            machine.disk.fail_reads = True
-        hit = await self._in_force(fault, lambda: sum(m.counts.failed_reads for m in machines) > before)
+            setattr(machine.disk, trouble, True)
+        hit = await self._in_force(fault, lambda: sum(map(met, machines)) > before)
         for machine in machines:
-            machine.disk.fail_reads = False
+            setattr(machine.disk, trouble, False)
         return hit
 
     async def _failing_disk(self, fault: Fault, _chance: Chance) -> bool:
