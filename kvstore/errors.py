@@ -183,20 +183,21 @@ class StaleRead(QuorumNotMet):
 
 
 class Overloaded(Unavailable):
-    """Shed before any work was done."""
+    """Shed before any work was done. `reason` is one word of the metric `kvstore_sheds`."""
 
     def __init__(
         self,
         detail: str = "",
         *,
         retry_after_s: float = 1.0,
+        reason: str = "",
         outcome: str = "",
         advice: str = "",
         problem: dict[str, Any] | None = None,
         request_id: str = "",
     ) -> None:
         super().__init__(detail, outcome=outcome, advice=advice, problem=problem, request_id=request_id)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.reason = retry_after_s, reason
 
 
 class NotReady(Unavailable):

@@ -68,6 +68,23 @@ LIMIT_WORDS = {
         "requests a node works on at once",
         "too high: latency and memory; too low: idle",
     ),
+    "in_flight_min": (
+        "to how many of them slowness may bring the node down",
+        "too low: a slow disk leaves most clients out; too high: all of them wait for it",
+    ),
+    "latency_target_s": (
+        "the node works on less at once while a tenth of the requests takes longer",
+        "below what the disks can do: clients are refused for nothing",
+    ),
+    "queue_timeout_s": ("how long a request waits for a place", "too high: work for clients that gave up"),
+    "queue_timeout_standing_s": (
+        "how long instead, once the queue has stood for queue_timeout_s",
+        "too high: in overload every request is late; too low: more are shed",
+    ),
+    "admin_in_flight_max": (
+        "requests to administration routes at once",
+        "too low: operators are refused when they look closest",
+    ),
     "queue_max": (
         "requests that wait for a place; more are shed",
         "too high: work for clients that gave up",

@@ -33,7 +33,12 @@ class Limits:
 
     # How much work at once.
     in_flight_max: int = 256  # requests a node works on
+    in_flight_min: int = 16  # what slowness leaves of it: enough to see that it is over
+    latency_target_s: float = 0.25  # slower than this in a tenth of the requests: fewer at once
     queue_max: int = 1024  # requests that wait for a place; beyond: shed
+    queue_timeout_s: float = 0.1  # a burst waits as long as this
+    queue_timeout_standing_s: float = 0.02  # once nobody has been without a queue for queue_timeout_s
+    admin_in_flight_max: int = 64  # administration never waits behind data, and is bounded by itself
     connections_max: int = 512  # of clients; each takes a descriptor and about 50 KiB
     frame_bytes_max: int = 8 * MIB  # between nodes; the length field is checked before reading (B30)
     peer_in_flight_max: int = 4096  # calls without an answer to one peer; more is PeerUnreachable at once

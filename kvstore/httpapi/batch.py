@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, Protocol
 from kvstore.errors import KVStoreError
 from kvstore.httpapi.admission import Admission
 from kvstore.httpapi.batch_items import BatchReader, Operation, parse_items
-from kvstore.httpapi.body import read_body
 from kvstore.httpapi.data_routes import DataRoutes
 from kvstore.httpapi.media import JSON, JSON_LINES, MSGPACK, decode, document, media_type, negotiate
 from kvstore.httpapi.metrics import Metrics
@@ -34,7 +33,7 @@ from kvstore.httpapi.status_codes import PROBLEM_TYPE
 
 BATCH_MEDIA = (JSON, MSGPACK, JSON_LINES)
 AT_ONCE = 32
-"""Operations of one batch that run side by side; it takes as many places in flight."""
+"""Operations of one batch that run side by side, if there are as many places in flight."""
 
 
 class Failed(Protocol):
@@ -63,9 +62,7 @@ class Batch:
 
     async def run(self, call: Call) -> Reply:
         """200 with an entry per operation. Raises what is wrong with the batch as a whole."""
-        assert call.request is not None, "there are no batches inside of batches"
-        limits = self._service.limits
-        body = await read_body(call.request, limits.batch_bytes_max, limits.body_timeout_s)
+        limits, body = self._service.limits, call.body
         media = media_type(call.headers.get(CONTENT_TYPE, JSON))
         # Checked as a whole before anything runs: what was parsed may take many times its bytes.
         items = parse_items(body, media, limits.batch_items_max)
@@ -76,13 +73,12 @@ class Batch:
         del items
         answers: list[dict[str, Any]] = [{}] * len(operations)
         work = map(Work, range(len(operations)), operations)
-        workers = min(AT_ONCE, len(operations))
-        # The request itself has one place already.
-        self._admission.enter(max(0, workers - 1))
+        # The request itself has one place already; where the node is full, the batch goes on with that.
+        more = self._admission.take_more(min(AT_ONCE, len(operations)) - 1, call)
         try:
-            await asyncio.gather(*(self._work(call, work, answers, answer_media) for _ in range(workers)))
+            await asyncio.gather(*(self._work(call, work, answers, answer_media) for _ in range(1 + more)))
         finally:
-            self._admission.leave(max(0, workers - 1))
+            self._admission.leave(more)
         return document(answers, answer_media)
 
     async def _work(

@@ -7,14 +7,13 @@ leave out what the node understands, nor the other way round.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from enum import Enum
 from typing import Any, NamedTuple
 
-from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from kvstore.core.bucket import check_bucket_name
 from kvstore.errors import InvalidRequest, NotFound, TooLarge
-from kvstore.httpapi.connection import WholeRequest
 from kvstore.httpapi.reply import Reply
 from kvstore.httpapi.status_codes import MethodNotAllowed
 from kvstore.httpapi.target import decoded, decoded_text
@@ -25,10 +24,10 @@ _NAMES_REMEMBERED_MAX = 4096
 class Call:
     """One request, or one operation of a batch, as handlers see it.
 
-    `options`: of the query, values as bytes. `request` is None inside of a batch.
+    `options`: of the query, values as bytes. `waited_s`: for its body and for a place, before its work began.
     """
 
-    __slots__ = ("bucket", "headers", "key", "method", "options", "request", "request_id")
+    __slots__ = ("body", "bucket", "headers", "key", "method", "options", "request_id", "waited_s")
 
     def __init__(
         self,
@@ -38,13 +37,22 @@ class Call:
         options: dict[str, bytes],
         headers: CIMultiDict[str] | CIMultiDictProxy[str],
         request_id: str,
-        request: web.BaseRequest | WholeRequest | None = None,
+        body: bytes = b"",
     ) -> None:
         self.method, self.bucket, self.key, self.options = method, bucket, key, options
-        self.headers, self.request_id, self.request = headers, request_id, request
+        self.headers, self.request_id, self.body = headers, request_id, body
+        self.waited_s = 0.0
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
+
+
+class Lane(Enum):
+    """What a request waits behind. Health and administration are needed most when a node is full."""
+
+    DATA = "data"  # other data: a place in flight, in the order of priority
+    ADMIN = "admin"  # nothing; so many at once, and no more
+    FREE = "free"  # nothing, and there is no bound but that of connections
 
 
 class Parameter(NamedTuple):
@@ -69,10 +77,9 @@ class Answer(NamedTuple):
 class Route(NamedTuple):
     """`path`: literal, or a prefix followed by {bucket} or {bucket}/{key}.
 
-    `is_open`: needs no credential. `is_admitted`: counts against the node's requests in flight; health
-    and metrics do not, since they are asked most when the node is full. `writes`: an error must say
-    what may have been applied. `timed` names its histogram. `problems`: statuses beside those that
-    every route can give.
+    `is_open`: needs no credential. `lane`: what it waits behind. `body_bytes_max`: 0 where no body is
+    read. `writes`: an error must say what may have been applied. `timed` names its histogram.
+    `problems`: statuses beside those that every route can give.
     """
 
     method: str
@@ -86,7 +93,8 @@ class Route(NamedTuple):
     timed: str = ""
     writes: bool = False
     is_open: bool = False
-    is_admitted: bool = True
+    lane: Lane = Lane.DATA
+    body_bytes_max: int = 0
 
     @property
     def options(self) -> tuple[str, ...]:

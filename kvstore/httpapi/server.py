@@ -83,6 +83,7 @@ class HttpServer:
         self._manager.pre_shutdown()
         await self._manager.shutdown(max(_LAST_WRITE_S, deadline_s - loop.time()))
         self._pool.stop()
+        self._app.stop()
 
     def _accept(self) -> asyncio.Protocol:
         """Called for each connection."""

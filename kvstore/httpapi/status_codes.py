@@ -106,6 +106,8 @@ def problem_of(error: BaseException, *, write: bool, request_id: str, instance: 
         problem["detail"] = f"see the node's log for request {request_id}"
     if write:
         problem["outcome"] = outcome_of(error)
+    if isinstance(error, Overloaded) and error.reason:
+        problem["reason"] = error.reason
     if isinstance(error, QuorumNotMet):
         problem["required"], problem["received"] = error.required, error.received
         problem["asked"], problem["hinted"] = error.asked, error.hinted
