@@ -21,6 +21,7 @@ A tour of the code, in reading order:
 
 The words, each with its file:
 
+    admission         who is worked on, who waits, who is shed                  core/admission.py
     anti-entropy      comparing replicas in the background, healing what differs  node/anti_entropy.py
     barrier           returns when what was acknowledged is on all live homes   node/repair.py
     bucket            a named set of keys with properties of its own            core/bucket.py

@@ -57,6 +57,7 @@ FUNCTION_LINES_MAX = 70
 
 # Every term of the field that the code uses has one file that says what it is.
 GLOSSARY = {
+    "admission": "core/admission.py",
     "anti entropy": "node/anti_entropy.py",
     "backoff": "core/backoff.py",
     "bucket": "core/bucket.py",

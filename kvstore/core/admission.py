@@ -1,4 +1,4 @@
-"""How much a node works on at once, and who waits for a place: in which order, and how long. Pure.
+"""Admission: how much a node works on at once, and who waits for a place, how long, in which order. Pure.
 
 In flight: additive increase, multiplicative decrease on the 90th percentile of what requests take
 (Welsh, Culler, "Adaptive overload control for busy Internet servers", USITS 2003). The target is an

@@ -91,6 +91,14 @@ def put_ids(*nodes: StubNode) -> list[str]:
 # --- what goes out ----------------------------------------------------------------------------------
 
 
+async def test_a_priority_goes_out_with_everything(world: Fixture, node: StubNode) -> None:
+    for priority, sent in (("normal", None), ("background", "background"), ("critical", "critical")):
+        await world.client(node, priority=priority).bucket("users").put("a", b"v")
+        assert node.data[-1].headers.get("kv-priority") == sent
+    with pytest.raises(InvalidRequest, match="priority='urgent'"):
+        world.client(node, priority="urgent")
+
+
 async def test_a_put_as_it_goes_out(world: Fixture, node: StubNode) -> None:
     users = world.client(node, token="secret").bucket("users", codec="json")
     await users.put("ä/b", {"a": 1}, context="Y3R4", meta={"By": "ann"}, w=2, ttl_s=1.5, timeout_s=1)
