@@ -44,6 +44,7 @@ The words, each with its file:
     sloppy quorum     W and R with stand-ins where homes do not answer          node/stand_ins.py
     stand-in          a node that keeps hints for a home of the key             node/stand_ins.py
     token             a causal context as clients carry it: signed, opaque      core/token.py
+    token bucket      how often something may be done: a rate and a burst        core/token_bucket.py
     tombstone         the version that a delete writes                          core/sibling.py
 """
 
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
         PreconditionFailed,
         QuorumNotMet,
         QuorumUnavailable,
+        RateLimited,
         RequestTimeout,
         SiblingsError,
         StaleRead,
@@ -128,6 +130,7 @@ __all__ = [
     "PreconditionFailed",
     "QuorumNotMet",
     "QuorumUnavailable",
+    "RateLimited",
     "Receipt",
     "Record",
     "RequestTimeout",

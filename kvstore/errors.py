@@ -20,6 +20,7 @@ Everything kvstore raises on purpose, sorted by whose fault it is:
     | | + QuorumUnavailable           too few were reachable: nothing was applied
     | | + StaleRead                   no replica in reach has what this session has already seen
     | + Overloaded                  the node sheds load: wait `retry_after_s`
+    | | + RateLimited                 more requests than this client or bucket may have
     | + NotReady                    the node starts, stops, or has no layout yet
     + BatchError                  some items of a batch failed; each has its own error
     + PeerError                   one replica's: a lost vote, never leaves node/
@@ -198,6 +199,10 @@ class Overloaded(Unavailable):
     ) -> None:
         super().__init__(detail, outcome=outcome, advice=advice, problem=problem, request_id=request_id)
         self.retry_after_s, self.reason = retry_after_s, reason
+
+
+class RateLimited(Overloaded):
+    """Over the rate of a client or bucket. Other clients and buckets are served."""
 
 
 class NotReady(Unavailable):

@@ -82,6 +82,7 @@ GLOSSARY = {
     "sloppy quorum": "node/stand_ins.py",
     "stand in": "node/stand_ins.py",
     "token": "core/token.py",
+    "token bucket": "core/token_bucket.py",
     "tombstone": "core/sibling.py",
 }
 

@@ -234,6 +234,7 @@ def test_all_problems_are_told_at_once() -> None:
             "blind=overwrite",
         ),
         ({"ttl_s": 0.0001}, ("ttl_s=0.0001 (flag --ttl-s)",), "0 for never"),
+        ({"requests_per_s": 1e-5}, ("requests_per_s=1e-05 (flag --requests-per-s)",), "0 for any number"),
         (
             {"rpc_listen": "127.0.0.1:8001"},
             ("rpc_listen=127.0.0.1:8001 (flag --rpc-listen)", "http_listen=127.0.0.1:8001 (default)"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kvstore.config.sources import Problem, Settings
 from kvstore.config.values import is_address, is_loopback, is_wildcard, parse_cluster_key, split_address
+from kvstore.core.bucket import RATE_MIN
 from kvstore.core.quorum import majority
 
 TOKEN_CHARACTERS_MIN = 16
@@ -62,6 +63,8 @@ def _conflicts(settings: Settings) -> Iterator[Problem]:
         )
     if 0 < settings["ttl_s"].value < TTL_MIN_S:
         yield Problem(f"{settings.said('ttl_s')} is less than a millisecond", "set 0 for never")
+    if 0 < settings["requests_per_s"].value < RATE_MIN:
+        yield Problem(f"{settings.said('requests_per_s')} is less than {RATE_MIN}", "set 0 for any number")
 
 
 def _addresses(settings: Settings) -> Iterator[Problem]:

@@ -246,7 +246,7 @@ def _bucket_field(key: str, default: Any) -> Field:
 
 def _limit_field(key: str, default: Any) -> Field:
     help_, wrong = LIMIT_WORDS.get(key, ("", ""))  # a new limit works at once; a test asks for its words
-    low = 1 if isinstance(default, int) else 0.001
+    low = (1 if isinstance(default, int) else 0.001) if default else 0
     return Field(key, _type_of(default), default, help_, wrong, "limits", low=low, high=2**40)
 
 

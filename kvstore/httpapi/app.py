@@ -29,6 +29,7 @@ from kvstore.httpapi.media import encode_json
 from kvstore.httpapi.metrics import ONE_KEY, Metrics
 from kvstore.httpapi.openapi import describe
 from kvstore.httpapi.options import REQUEST_ID
+from kvstore.httpapi.rate_limits import RateLimits
 from kvstore.httpapi.repair_routes import RepairRoutes
 from kvstore.httpapi.reply import DateLine, Reply
 from kvstore.httpapi.route_table import admin_routes, collection_routes, key_routes, repair_routes
@@ -58,6 +59,7 @@ class App:
         self._active = 0
         self._all_answered: asyncio.Future[None] | None = None
         self._admission = Admission(service.limits, metrics, self._elapsed_s)
+        self.rates = RateLimits(service, metrics, self._elapsed_s)
         self.router = Router(self._routes(), key_bytes_max=service.limits.key_bytes_max)
         self._open_paths = {route.path for route in self.router.routes if route.is_open}
 
@@ -66,7 +68,7 @@ class App:
         data = DataRoutes(service, metrics)
         of_keys = key_routes(data, limits)
         reader = BatchReader(service.limits, {route.method: route for route in of_keys})
-        batch = Batch(service, data, reader, self._admission, metrics, self.failed)
+        batch = Batch(service, data, reader, self._admission, self.rates, metrics, self.failed)
         admin = AdminRoutes(
             service,
             metrics,
@@ -100,6 +102,9 @@ class App:
             route, bucket, key = self.router.find(method, path)
             options = _known(parse_query(query), route) if query else {}
             call = Call(method, bucket, key, options, headers, request_id)
+            if self.rates.active and route.lane is Lane.DATA:
+                call.client = protocol.address
+                self.rates.check(call.client, bucket)
             if route.body_bytes_max:
                 await self._read_body(route, call, request)
             if route.lane is Lane.DATA:

@@ -25,6 +25,7 @@ from kvstore.httpapi.data_routes import DataRoutes
 from kvstore.httpapi.media import JSON, JSON_LINES, MSGPACK, decode, document, media_type, negotiate
 from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.options import ACCEPT, CONTENT_TYPE
+from kvstore.httpapi.rate_limits import RateLimits
 from kvstore.httpapi.reply import Reply
 from kvstore.httpapi.representation import value_fields
 from kvstore.httpapi.routes import Call
@@ -54,11 +55,13 @@ class Batch:
         data: DataRoutes,
         reader: BatchReader,
         admission: Admission,
+        rates: RateLimits,
         metrics: Metrics,
         failed: Failed,
     ) -> None:
         self._service, self._data, self._reader = service, data, reader
-        self._admission, self._metrics, self._failed = admission, metrics, failed
+        self._admission, self._rates = admission, rates
+        self._metrics, self._failed = metrics, failed
 
     async def run(self, call: Call) -> Reply:
         """200 with an entry per operation. Raises what is wrong with the batch as a whole."""
@@ -70,6 +73,7 @@ class Batch:
         answer_media = negotiate(call.headers.get(ACCEPT), offered)
         siblings_media = MSGPACK if answer_media == MSGPACK else JSON
         operations = [self._reader.read(item, call, siblings_media) for item in items]
+        self._rates.charge(call.client, len(items) - 1)
         del items
         answers: list[dict[str, Any]] = [{}] * len(operations)
         work = map(Work, range(len(operations)), operations)
@@ -98,6 +102,8 @@ class Batch:
         if isinstance(operation, KVStoreError):
             raise operation
         self._metrics.batch_items[operation.name] += 1
+        if self._rates.active:
+            self._rates.check_bucket(operation.call.bucket)
         if operation.name == "get":
             return await self._data.get(operation.call)
         return await self._data.write(operation.call, operation.value, tombstone=operation.name == "delete")

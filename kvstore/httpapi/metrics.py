@@ -24,7 +24,10 @@ BUCKETS_S = (
 ONE_KEY = ("get", "put", "delete")
 TIMED = (*ONE_KEY, "batch", "list")
 _METHODS = ("GET", "HEAD", "PUT", "DELETE", "POST", "other")
-SHED_REASONS = ("queue_full", "queue_timeout", "outranked", "expired", "admin", "connections")
+SHED_REASONS = (
+    "queue_full", "queue_timeout", "outranked", "expired", "admin", "connections",
+    "connections_per_address", "client_rate", "bucket_rate",
+)  # fmt: skip
 
 
 class Metrics(Collector):

@@ -147,7 +147,7 @@ def _schemas() -> dict[str, Any]:
              "detail": _TEXT, "advice": _TEXT, "outcome": {"type": "string", "enum": ["failed", "unknown"]},
              "required": integer, "received": integer, "asked": integer, "hinted": integer,
              "replicas": {"type": "array", "items": _object({"node": _TEXT, "answer": _TEXT})},
-             "request_id": _TEXT, "instance": _TEXT},
+             "reason": _TEXT, "request_id": _TEXT, "instance": _TEXT},
             ("type", "title", "status"),
         ),
         "Sibling": sibling,

@@ -115,8 +115,8 @@ _READ_ANSWERS = (
     Answer(404, "No value; with KV-Context where there was one", {}, (*_RECEIPT, "KV-Context")),
 )
 _WRITTEN = (Answer(204, "Applied, as KV-Acks says", {}, _VALUE),)
-_READ_PROBLEMS = (503,)
-_WRITE_PROBLEMS = (412, 428, 503, 504, 507)
+_READ_PROBLEMS = (429, 503)
+_WRITE_PROBLEMS = (412, 428, 429, 503, 504, 507)
 
 KEY_PATH = "/v1/kv/{bucket}/{key}"
 BUCKET_PATH = "/v1/kv/{bucket}"
@@ -146,7 +146,7 @@ def collection_routes(page: Handler, batch: Handler, limits: Limits) -> tuple[Ro
                       {m: {"type": "array", "items": _ref("Answered")} for m in (*forms, JSON_LINES)}),),
               (_header("Accept", "Form of the answer; that of the request if not given"), *_COMMON),
               {m: {"type": "array", "items": _ref("Operation")} for m in (*forms, JSON_LINES)},
-              (408, 413, 503), "batch", writes=True, body_bytes_max=limits.batch_bytes_max),
+              (408, 413, 429, 503), "batch", writes=True, body_bytes_max=limits.batch_bytes_max),
     )  # fmt: skip
 
 

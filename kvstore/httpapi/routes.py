@@ -24,10 +24,11 @@ _NAMES_REMEMBERED_MAX = 4096
 class Call:
     """One request, or one operation of a batch, as handlers see it.
 
-    `options`: of the query, values as bytes. `waited_s`: for its body and for a place, before its work began.
+    `options`: of the query, values as bytes. `client`: whom requests are counted for, if anybody counts
+    them. `waited_s`: for its body and for a place, before its work began.
     """
 
-    __slots__ = ("body", "bucket", "headers", "key", "method", "options", "request_id", "waited_s")
+    __slots__ = ("body", "bucket", "client", "headers", "key", "method", "options", "request_id", "waited_s")
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class Call:
     ) -> None:
         self.method, self.bucket, self.key, self.options = method, bucket, key, options
         self.headers, self.request_id, self.body = headers, request_id, body
-        self.waited_s = 0.0
+        self.client, self.waited_s = "", 0.0
 
 
 Handler = Callable[[Call], Awaitable[Reply]]

@@ -44,10 +44,12 @@ class HttpServer:
         self._app = App(service, self.metrics, client_token=client_token, report=report)
         self._pool = ConnectionPool(
             connections_max=limits.connections_max,
+            connections_per_address_max=limits.connections_per_address_max,
             header_timeout_s=limits.header_timeout_s,
             handle=self._app.handle,
             answer=self._app.answer,
             shed=self._shed_connection,
+            swept=self._app.rates.refresh,
             report=report,
         )
         self.metrics.connections = lambda: len(self._pool.open)
@@ -89,7 +91,7 @@ class HttpServer:
         """Called for each connection."""
         pool = self._pool
         if pool.is_full:
-            return Refusal(pool)
+            return Refusal(pool, "connections")
         return Connection(
             pool,
             self._manager,
@@ -99,8 +101,8 @@ class HttpServer:
             auto_decompress=False,  # values are stored as sent; and no small body may become a large one
         )
 
-    def _shed_connection(self) -> None:
-        self.metrics.sheds["connections"] += 1
+    def _shed_connection(self, reason: str) -> None:
+        self.metrics.sheds[reason] += 1
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:

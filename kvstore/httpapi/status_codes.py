@@ -63,6 +63,7 @@ TABLE: dict[type[BaseException], Status] = {
     errors.StaleRead: Status(503, "stale", "No replica in reach has what this session has seen"),
     errors.QuorumNotMet: Status(503, "quorum-not-met", "Too few replicas answered"),
     errors.Overloaded: Status(503, "overloaded", "The node sheds load"),
+    errors.RateLimited: Status(429, "rate-limited", "More requests per second than allowed"),
     errors.NotReady: Status(503, "not-ready", "The node does not serve now"),
     errors.Unavailable: Status(503, "unavailable", "The cluster could not do it now"),
     errors.StorageFull: Status(507, "storage-full", "The node has no space for writes"),
@@ -74,6 +75,7 @@ TABLE: dict[type[BaseException], Status] = {
 
 _WRITE_TIMEOUT = Status(504, "write-timeout", "Too few replicas answered; the write may be applied")
 _RETRY_AFTER_S = 1.0
+_RETRY_AFTER_MAX_S = 3600.0
 
 STATUSES = (*TABLE.values(), _WRITE_TIMEOUT)
 """Every answer that is a problem, for the description of the routes."""
@@ -125,5 +127,5 @@ def headers_of(error: BaseException, status: Status) -> str:
         return 'WWW-Authenticate: Bearer realm="kvstore"\r\n'
     if status.code in (429, 503):
         after_s = error.retry_after_s if isinstance(error, Overloaded) else _RETRY_AFTER_S
-        return f"Retry-After: {max(1, math.ceil(after_s))}\r\n"
+        return f"Retry-After: {max(1, math.ceil(min(after_s, _RETRY_AFTER_MAX_S)))}\r\n"
     return ""
