@@ -28,6 +28,7 @@ The words, each with its file:
     causal context    the exact set of dots somebody knows of one key           core/vector_clock.py
     coordinator       the home that carries out one request                     node/coordinator.py
     copy              one partition on one node; has a replica id               node/replica.py
+    credential        who sends a request, and what that one may do             core/credential.py
     dot               (replica id, counter): the name of one write, ever        core/vector_clock.py
     hint              a state kept for a home that is away                      core/hint.py
     hinted handoff    bringing hints to where they belong                       node/hinted_handoff.py
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
         Conflict,
         ConnectError,
         ContextRequired,
+        Forbidden,
         InvalidContext,
         InvalidRequest,
         KVStoreError,
@@ -120,6 +122,7 @@ __all__ = [
     "Conflict",
     "ConnectError",
     "ContextRequired",
+    "Forbidden",
     "InvalidContext",
     "InvalidRequest",
     "KVStoreError",

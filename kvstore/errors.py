@@ -7,6 +7,7 @@ Everything kvstore raises on purpose, sorted by whose fault it is:
     | + InvalidRequest              a name, an option or a body that is not of the form
     | | + InvalidContext            a token that is malformed, forged, or of another key
     | + Unauthorized                no credential, or one that is not known
+    | + Forbidden                   the credential does not go so far
     | + TooLarge                    over a limit of core/limits.py
     | + NotFound                    a route, a node or a bucket that does not exist
     | + ContextRequired             this bucket takes no blind writes
@@ -84,6 +85,10 @@ class InvalidContext(InvalidRequest):
 
 class Unauthorized(RequestError):
     """The credential is missing or unknown."""
+
+
+class Forbidden(RequestError):
+    """The credential is known, and its role or its buckets do not include this."""
 
 
 class TooLarge(RequestError):

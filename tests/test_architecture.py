@@ -64,6 +64,7 @@ GLOSSARY = {
     "causal context": "core/vector_clock.py",
     "circuit breaker": "core/circuit_breaker.py",
     "coordinator": "node/coordinator.py",
+    "credential": "core/credential.py",
     "dot": "core/vector_clock.py",
     "gossip": "node/gossip.py",
     "hint": "core/hint.py",

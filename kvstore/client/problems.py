@@ -25,6 +25,7 @@ _BY_SLUG: dict[str, type[KVStoreError]] = {
     "invalid-context": errors.InvalidContext,
     "broken-body": errors.InvalidRequest,
     "unauthorized": errors.Unauthorized,
+    "forbidden": errors.Forbidden,
     "too-large": errors.TooLarge,
     "no-such-route": errors.NotFound,
     "no-such-sibling": errors.NotFound,
@@ -53,7 +54,7 @@ _BY_SLUG: dict[str, type[KVStoreError]] = {
 _BY_STATUS: dict[int, type[KVStoreError]] = {
     400: errors.InvalidRequest,
     401: errors.Unauthorized,
-    403: errors.Unauthorized,
+    403: errors.Forbidden,
     404: errors.NotFound,
     405: errors.NotFound,
     408: errors.RequestTimeout,

@@ -11,14 +11,14 @@ import re
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from hmac import compare_digest
 
 from aiohttp import web
-from multidict import CIMultiDictProxy, istr
 
-from kvstore.errors import CorruptRecord, KVStoreError, QuorumNotMet, StorageFailed, Unauthorized
+from kvstore.core.credential import ANYBODY, Credentials, Principal, Role
+from kvstore.errors import CorruptRecord, Forbidden, KVStoreError, QuorumNotMet, StorageFailed
 from kvstore.httpapi.admin_routes import AdminRoutes, release
 from kvstore.httpapi.admission import Admission
+from kvstore.httpapi.authentication import Audit, Authentication
 from kvstore.httpapi.batch import Batch
 from kvstore.httpapi.batch_items import BatchReader
 from kvstore.httpapi.body import read_body
@@ -33,23 +33,29 @@ from kvstore.httpapi.rate_limits import RateLimits
 from kvstore.httpapi.repair_routes import RepairRoutes
 from kvstore.httpapi.reply import DateLine, Reply
 from kvstore.httpapi.route_table import admin_routes, collection_routes, key_routes, repair_routes
-from kvstore.httpapi.routes import Call, Lane, Route, Router
+from kvstore.httpapi.routes import Call, Lane, Route, Router, check_permission
 from kvstore.httpapi.service import Service
 from kvstore.httpapi.status_codes import PROBLEM_TYPE, headers_of, outcome_of, problem_of, status_of
 from kvstore.httpapi.target import parse_query, refuse_unknown, split_target
 
-AUTHORIZATION = istr("Authorization")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,63}")
 
 
 class App:
-    """`report` takes an event and its fields, for the log. `client_token`: "" or None for no credential."""
+    """`report` and `audit` take an event and its fields, for the log. `credentials`: None asks for none."""
 
     def __init__(
-        self, service: Service, metrics: Metrics, *, client_token: str | None, report: Callable[..., None]
+        self,
+        service: Service,
+        metrics: Metrics,
+        *,
+        credentials: Credentials | None,
+        report: Callable[..., None],
+        audit: Callable[..., None],
     ) -> None:
         self._service, self._metrics, self._report = service, metrics, report
-        self._credential = client_token.encode() if client_token else b""
+        self.authentication = Authentication(credentials, service.wall.now_ms)
+        self._audit = Audit(audit)
         self._elapsed_s = service.wall.elapsed_s
         self._dates = DateLine()
         self._node_line = f"KV-Node: {header_token(service.name)}\r\n"
@@ -61,7 +67,7 @@ class App:
         self._admission = Admission(service.limits, metrics, self._elapsed_s)
         self.rates = RateLimits(service, metrics, self._elapsed_s)
         self.router = Router(self._routes(), key_bytes_max=service.limits.key_bytes_max)
-        self._open_paths = {route.path for route in self.router.routes if route.is_open}
+        self._open_paths = {route.path for route in self.router.routes if route.needs is None}
 
     def _routes(self) -> tuple[Route, ...]:
         service, metrics, limits = self._service, self._metrics, self._service.limits
@@ -97,13 +103,16 @@ class App:
         waited_s = -1.0  # for body and place; below 0 without a place: a refusal says nothing of the load
         try:
             path, query = split_target(request.raw_path)
-            if self._credential and path not in self._open_paths:
-                self._check_credential(headers)
+            principal = ANYBODY
+            if self.authentication.credentials is not None and path not in self._open_paths:
+                principal = self.authentication.principal(protocol, headers)
             route, bucket, key = self.router.find(method, path)
             options = _known(parse_query(query), route) if query else {}
             call = Call(method, bucket, key, options, headers, request_id)
+            if principal is not ANYBODY:
+                self._check_permission(principal, route, call, protocol, path)
             if self.rates.active and route.lane is Lane.DATA:
-                call.client = protocol.address
+                call.client = principal.name or protocol.address
                 self.rates.check(call.client, bucket)
             if route.body_bytes_max:
                 await self._read_body(route, call, request)
@@ -116,7 +125,7 @@ class App:
                 finally:
                     self._admission.leave()
             else:
-                reply = await self._beside_data(route, call)
+                reply = await self._beside_data(route, call, protocol, path)
         except Exception as error:
             write = route.writes if route else method in ("PUT", "DELETE", "POST")
             trace = headers.get("traceparent", "")
@@ -143,14 +152,36 @@ class App:
         call.body = await read_body(request, route.body_bytes_max, self._body_timeout_s)
         call.waited_s = self._elapsed_s() - began_s
 
-    async def _beside_data(self, route: Route, call: Call) -> Reply:
+    async def _beside_data(self, route: Route, call: Call, connection: Connection, path: str) -> Reply:
         if route.lane is Lane.FREE:
             return await route.handler(call)
         self._admission.enter_admin()
+        status = 0
         try:
-            return await route.handler(call)
+            reply = await route.handler(call)
+            status = reply.status
+            return reply
+        except Exception as error:
+            status = status_of(error, write=route.writes).code
+            raise
         finally:
             self._admission.leave_admin()
+            if route.needs is Role.ADMIN:
+                self._audit(call, connection, path, status)
+
+    def _check_permission(
+        self, principal: Principal, route: Route, call: Call, connection: Connection, path: str
+    ) -> None:
+        """Raises Forbidden."""
+        call.principal = principal
+        if route.needs is None:
+            return
+        try:
+            check_permission(principal, route.needs, call.bucket)
+        except Forbidden:
+            if route.needs is Role.ADMIN:
+                self._audit(call, connection, path, 403)
+            raise
 
     async def finish(self, timeout_s: float) -> None:
         """Wait until every request is answered, but no longer than that."""
@@ -196,16 +227,6 @@ class App:
         if self.draining:
             reply.keep_alive = False
         return reply
-
-    def _check_credential(self, headers: CIMultiDictProxy[str]) -> None:
-        """Raises Unauthorized. Compared in constant time, and as bytes: str may not hold other than ASCII."""
-        scheme, _, given = headers.get(AUTHORIZATION, "").partition(" ")
-        token = given.strip().encode("utf-8", "surrogateescape")
-        if not compare_digest(token, self._credential) or scheme.lower() != "bearer":
-            raise Unauthorized(
-                "the credential is not the one of this node" if given else "this node asks for a credential",
-                advice="send Authorization: Bearer with the client_token of the node's configuration",
-            )
 
     def _request_id(self, given: str) -> str:
         """The client's own if it is fit for a header and a log; it is a name, not a secret."""

@@ -18,6 +18,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
+from kvstore.core.credential import Role
 from kvstore.errors import KVStoreError
 from kvstore.httpapi.admission import Admission
 from kvstore.httpapi.batch_items import BatchReader, Operation, parse_items
@@ -28,7 +29,7 @@ from kvstore.httpapi.options import ACCEPT, CONTENT_TYPE
 from kvstore.httpapi.rate_limits import RateLimits
 from kvstore.httpapi.reply import Reply
 from kvstore.httpapi.representation import value_fields
-from kvstore.httpapi.routes import Call
+from kvstore.httpapi.routes import Call, check_permission
 from kvstore.httpapi.service import Service
 from kvstore.httpapi.status_codes import PROBLEM_TYPE
 
@@ -101,6 +102,8 @@ class Batch:
     async def _one(self, operation: Operation | KVStoreError) -> Reply:
         if isinstance(operation, KVStoreError):
             raise operation
+        call, needed = operation.call, Role.READ if operation.name == "get" else Role.WRITE
+        check_permission(call.principal, needed, call.bucket)
         self._metrics.batch_items[operation.name] += 1
         if self._rates.active:
             self._rates.check_bucket(operation.call.bucket)

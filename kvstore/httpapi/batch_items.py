@@ -108,7 +108,7 @@ class BatchReader:
         headers = _headers(item, batch)
         headers[ACCEPT] = siblings_media
         call = Call(METHODS[name], bucket, key, options, headers, batch.request_id)
-        call.waited_s = batch.waited_s
+        call.waited_s, call.principal = batch.waited_s, batch.principal
         return Operation(name, call, value)
 
 

@@ -18,6 +18,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 
+from kvstore.core.credential import Credentials, Principal
 from kvstore.errors import InvalidRequest, Overloaded
 from kvstore.httpapi.status_codes import RequestTooSlow
 
@@ -69,17 +70,20 @@ class WholeRequest:
 class Connection(web.RequestHandler):
     """`head_since_s`: loop time at which the first bytes of a request came, 0 while none is incomplete.
 
-    `address`: who connects, as far as limits go.
+    `address`: who connects, as far as limits go. `principal`: who `authorization`, the header as it came
+    last, stands for in `known_by`.
     """
 
-    __slots__ = ("_at_rest", "_pool", "address", "head_since_s")
+    __slots__ = ("_at_rest", "_pool", "address", "authorization", "head_since_s", "known_by", "principal")
 
     def __init__(self, pool: ConnectionPool, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, loop=pool.loop, **options)
         self._pool = pool
         self._at_rest = True
         self.head_since_s = 0.0
-        self.address = ""
+        self.address = self.authorization = ""
+        self.known_by: Credentials | None = None
+        self.principal: Principal | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         pool = self._pool
@@ -186,9 +190,14 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Called by aiohttp for what does not parse as HTTP. The connection closes afterwards."""
+        """Called by aiohttp for what does not parse as HTTP. The connection closes afterwards.
+
+        Of its message only the first line is passed on: further ones quote what was sent, which may be
+        a credential.
+        """
+        why = (message or "").strip().partition("\n")[0].strip().rstrip(":")
         error: BaseException = InvalidRequest(
-            f"this is not HTTP, or over a limit of its header: {' '.join((message or '').split())[:200]}",
+            f"this is not HTTP, or over a limit of its header: {why[:200]}",
             advice="a line may have 8190 bytes, a header 128 fields; percent-encode what is not ASCII",
         )
         if status >= 500:

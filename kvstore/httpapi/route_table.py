@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kvstore.core.credential import Role
 from kvstore.core.limits import Limits
 from kvstore.core.ring import PARTITIONS
 from kvstore.httpapi.admin_routes import PROPERTIES_BYTES_MAX, AdminRoutes
@@ -128,9 +129,10 @@ def key_routes(data: DataRoutes, limits: Limits) -> tuple[Route, ...]:
         Route("HEAD", KEY_PATH, data.get, "The same without the value", _READ_ANSWERS, _READ, {},
               _READ_PROBLEMS, "get"),
         Route("PUT", KEY_PATH, data.put, "Write one key", _WRITTEN, _PUT, {"*/*": _BYTES},
-              (408, 413, *_WRITE_PROBLEMS), "put", writes=True, body_bytes_max=limits.value_bytes_max),
+              (408, 413, *_WRITE_PROBLEMS), "put", writes=True, needs=Role.WRITE,
+              body_bytes_max=limits.value_bytes_max),
         Route("DELETE", KEY_PATH, data.delete, "Delete one key; 204 also if it is absent", _WRITTEN, _DELETE,
-              {}, _WRITE_PROBLEMS, "delete", writes=True),
+              {}, _WRITE_PROBLEMS, "delete", writes=True, needs=Role.WRITE),
     )  # fmt: skip
 
 
@@ -158,12 +160,12 @@ def admin_routes(admin: AdminRoutes) -> tuple[Route, ...]:
     text: Mapping[str, Schema] = {"text/plain": _TEXT}
     return (
         Route("GET", "/v1/buckets", admin.buckets, "Buckets with properties of their own",
-              json_of(_ref("Buckets")), lane=Lane.ADMIN),
+              json_of(_ref("Buckets")), needs=Role.ADMIN, lane=Lane.ADMIN),
         Route("GET", "/v1/buckets/{bucket}", admin.get_bucket, "Effective properties of a bucket", bucket,
               lane=Lane.ADMIN),
         Route("PUT", "/v1/buckets/{bucket}", admin.set_bucket, "Set properties; others stay as they are",
-              bucket, (), {JSON: _ref("Properties")}, (408, 413, 503, 504), writes=True, lane=Lane.ADMIN,
-              body_bytes_max=PROPERTIES_BYTES_MAX),
+              bucket, (), {JSON: _ref("Properties")}, (408, 413, 503, 504), writes=True, needs=Role.ADMIN,
+              lane=Lane.ADMIN, body_bytes_max=PROPERTIES_BYTES_MAX),
         Route("GET", "/v1/cluster", admin.cluster, "Members and their state", json_of(_OBJECT),
               lane=Lane.ADMIN),
         Route("GET", "/v1/layout", admin.layout, "Who is home of which partition: for clients that route",
@@ -175,14 +177,14 @@ def admin_routes(admin: AdminRoutes) -> tuple[Route, ...]:
         Route("GET", "/v1/hints", admin.hints, "What this node keeps for nodes that are away",
               json_of(_ref("Hints")), lane=Lane.ADMIN),
         Route("GET", "/livez", admin.livez, "The process answers", (Answer(200, "It does", text),),
-              is_open=True, lane=Lane.FREE),
+              needs=None, lane=Lane.FREE),
         Route("GET", "/readyz", admin.readyz, "The node can serve",
               (Answer(200, "It can", text), Answer(503, "It cannot, and says why", text)),
               (_option("verbose", _FLAG, "Every check, not only those that fail"),),
-              is_open=True, lane=Lane.FREE),
+              needs=None, lane=Lane.FREE),
         Route("GET", "/metrics", admin.metrics, "Metrics for Prometheus", (Answer(200, "Metrics", text),),
               (_header("Accept", "OpenMetrics or the text format"),), lane=Lane.FREE),
-        Route("GET", "/version", admin.version, "What runs here", json_of(_OBJECT), is_open=True,
+        Route("GET", "/version", admin.version, "What runs here", json_of(_OBJECT), needs=None,
               lane=Lane.FREE),
         Route("GET", "/openapi.json", admin.openapi, "This description", json_of(_OBJECT), lane=Lane.FREE),
     )  # fmt: skip
@@ -206,7 +208,7 @@ def repair_routes(repair: RepairRoutes) -> tuple[Route, ...]:
                _option("partition", {"type": "integer", "minimum": 0, "maximum": PARTITIONS - 1},
                        "Repair one partition"),
                _option("all", _FLAG, "Repair every partition"), *_WAIT), {}, (503, 504, 507), writes=True,
-              lane=Lane.ADMIN),
+              needs=Role.ADMIN, lane=Lane.ADMIN),
         Route("GET", "/v1/repair", repair.status, "What this node has compared and healed, and when",
               (Answer(200, "As described", {JSON: _OBJECT}),), lane=Lane.ADMIN),
         Route("GET", "/v1/tasks", repair.tasks, "Tasks of this node, the newest first",
@@ -215,5 +217,5 @@ def repair_routes(repair: RepairRoutes) -> tuple[Route, ...]:
         Route("POST", "/v1/barrier", repair.barrier,
               "Return when every write acknowledged before is on all live homes",
               (task(200, "So it is; `missing` names the homes that are not live"),),
-              (_WAIT[1],), {}, (503, 504), writes=True, lane=Lane.ADMIN),
+              (_WAIT[1],), {}, (503, 504), writes=True, needs=Role.ADMIN, lane=Lane.ADMIN),
     )  # fmt: skip

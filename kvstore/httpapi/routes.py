@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from kvstore.core.bucket import check_bucket_name
-from kvstore.errors import InvalidRequest, NotFound, TooLarge
+from kvstore.core.credential import ANYBODY, Principal, Role
+from kvstore.errors import Forbidden, InvalidRequest, NotFound, TooLarge
 from kvstore.httpapi.reply import Reply
 from kvstore.httpapi.status_codes import MethodNotAllowed
 from kvstore.httpapi.target import decoded, decoded_text
@@ -28,7 +29,8 @@ class Call:
     them. `waited_s`: for its body and for a place, before its work began.
     """
 
-    __slots__ = ("body", "bucket", "client", "headers", "key", "method", "options", "request_id", "waited_s")
+    __slots__ = ("body", "bucket", "client", "headers", "key", "method", "options",
+                 "principal", "request_id", "waited_s")  # fmt: skip
 
     def __init__(
         self,
@@ -42,7 +44,7 @@ class Call:
     ) -> None:
         self.method, self.bucket, self.key, self.options = method, bucket, key, options
         self.headers, self.request_id, self.body = headers, request_id, body
-        self.client, self.waited_s = "", 0.0
+        self.client, self.waited_s, self.principal = "", 0.0, ANYBODY
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
@@ -78,9 +80,9 @@ class Answer(NamedTuple):
 class Route(NamedTuple):
     """`path`: literal, or a prefix followed by {bucket} or {bucket}/{key}.
 
-    `is_open`: needs no credential. `lane`: what it waits behind. `body_bytes_max`: 0 where no body is
-    read. `writes`: an error must say what may have been applied. `timed` names its histogram.
-    `problems`: statuses beside those that every route can give.
+    `needs`: the role a credential must have, None for a route that is open to all. `lane`: what it waits
+    behind. `body_bytes_max`: 0 where no body is read. `writes`: an error must say what may have been
+    applied. `timed` names its histogram. `problems`: statuses beside those that every route can give.
     """
 
     method: str
@@ -93,7 +95,7 @@ class Route(NamedTuple):
     problems: tuple[int, ...] = ()
     timed: str = ""
     writes: bool = False
-    is_open: bool = False
+    needs: Role | None = Role.READ
     lane: Lane = Lane.DATA
     body_bytes_max: int = 0
 
@@ -160,6 +162,16 @@ class Router:
         if name == raw and len(self._names) < _NAMES_REMEMBERED_MAX:
             self._names.add(name)
         return name
+
+
+def check_permission(principal: Principal, needed: Role, bucket: str) -> None:
+    """Raises Forbidden."""
+    if not principal.may(needed, bucket):
+        where = f"bucket {bucket}" if bucket else "what is of no bucket"
+        raise Forbidden(
+            f"the token of {principal.name} does not include the role {needed.name.lower()} for {where}",
+            advice="use a token whose role and buckets include it: `kvstore token new`",
+        )
 
 
 def check_key(key: bytes, bytes_max: int) -> None:

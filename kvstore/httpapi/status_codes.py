@@ -48,6 +48,7 @@ TABLE: dict[type[BaseException], Status] = {
     errors.InvalidContext: Status(400, "invalid-context", "The causal context is not valid for this key"),
     BodyBroken: Status(400, "broken-body", "The body did not arrive whole"),
     errors.Unauthorized: Status(401, "unauthorized", "A valid credential is needed"),
+    errors.Forbidden: Status(403, "forbidden", "The credential does not go so far"),
     errors.NotFound: Status(404, "no-such-route", "Nothing is here"),
     NoSuchSibling: Status(404, "no-such-sibling", "The sibling is not there, or not any more"),
     MethodNotAllowed: Status(405, "method-not-allowed", "The path does not know this method"),

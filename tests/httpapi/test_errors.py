@@ -23,6 +23,7 @@ READ = {
     errors.PreconditionFailed: (412, "precondition-failed"),
     errors.TooLarge: (413, "too-large"),
     errors.ContextRequired: (428, "context-required"),
+    errors.Forbidden: (403, "forbidden"),
     errors.Overloaded: (503, "overloaded"),
     errors.RateLimited: (429, "rate-limited"),
     errors.NotReady: (503, "not-ready"),

@@ -18,41 +18,6 @@ K = "/v1/kv/users/ann"
 REQUEST = f"GET {K} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
-# --- credentials ----------------------------------------------------------------------------------------
-
-
-async def test_with_a_client_token_everything_asks_for_it_but_health_and_version(start: Start) -> None:
-    api: Api = await start(client_token="s3cret-tökén")
-    for path in ("/livez", "/readyz", "/version"):
-        assert (await api.get(path)).status == 200
-    good = "Bearer s3cret-tökén"
-    for path in (K, "/v1/kv/users", "/v1/buckets", "/v1/cluster", "/v1/layout", "/metrics", "/openapi.json"):
-        assert (await api.get(path)).status == 401
-        assert (await api.get(path, Authorization=good)).status in (200, 404)
-    for path in ("/nowhere", "/v1/kv/-/k", "/livez/"):
-        assert (await api.get(path)).status == 401, "who has no credential learns nothing"
-    wrong = (
-        "",
-        "Bearer",
-        "Bearer ",
-        "Bearer s3cret",
-        "Basic s3cret-tökén",
-        "Bearer s3cret-tökénx",
-        "s3cret-tökén",
-    )
-    for header in wrong:
-        answer = await api.put(K, b"v", Authorization=header)
-        assert (answer.status, answer.problem["type"]) == (401, "unauthorized")
-        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-        assert b"s3cret" not in answer.body
-    assert [type(r).__name__ for r in api.service.seen] == ["Get"]
-    assert (await api.get(K, Authorization="bearer  s3cret-tökén ")).status == 404
-
-
-async def test_without_one_a_credential_is_not_looked_at(api: Api) -> None:
-    assert (await api.get(K, Authorization="Bearer whatever")).status == 404
-
-
 # --- connections ----------------------------------------------------------------------------------------
 
 
