@@ -23,7 +23,12 @@ _file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 @click.group()
 def token() -> None:
-    """Tokens of clients: roles, buckets, and a file that knows their hashes only."""
+    """Tokens of clients: roles, buckets, and a file that knows their hashes only.
+
+    \b
+    Example:
+      kvstore token new shop --role write --bucket 'shop-*' --into tokens.toml
+    """
 
 
 @token.command("new")
