@@ -21,12 +21,14 @@ A tour of the code, in reading order:
 
 The words, each with its file:
 
+    admission         who is worked on, who waits, who is shed                  core/admission.py
     anti-entropy      comparing replicas in the background, healing what differs  node/anti_entropy.py
     barrier           returns when what was acknowledged is on all live homes   node/repair.py
     bucket            a named set of keys with properties of its own            core/bucket.py
     causal context    the exact set of dots somebody knows of one key           core/vector_clock.py
     coordinator       the home that carries out one request                     node/coordinator.py
     copy              one partition on one node; has a replica id               node/replica.py
+    credential        who sends a request, and what that one may do             core/credential.py
     dot               (replica id, counter): the name of one write, ever        core/vector_clock.py
     hint              a state kept for a home that is away                      core/hint.py
     hinted handoff    bringing hints to where they belong                       node/hinted_handoff.py
@@ -43,6 +45,7 @@ The words, each with its file:
     sloppy quorum     W and R with stand-ins where homes do not answer          node/stand_ins.py
     stand-in          a node that keeps hints for a home of the key             node/stand_ins.py
     token             a causal context as clients carry it: signed, opaque      core/token.py
+    token bucket      how often something may be done: a rate and a burst        core/token_bucket.py
     tombstone         the version that a delete writes                          core/sibling.py
 """
 
@@ -79,6 +82,7 @@ if TYPE_CHECKING:
         Conflict,
         ConnectError,
         ContextRequired,
+        Forbidden,
         InvalidContext,
         InvalidRequest,
         KVStoreError,
@@ -88,6 +92,7 @@ if TYPE_CHECKING:
         PreconditionFailed,
         QuorumNotMet,
         QuorumUnavailable,
+        RateLimited,
         RequestTimeout,
         SiblingsError,
         StaleRead,
@@ -117,6 +122,7 @@ __all__ = [
     "Conflict",
     "ConnectError",
     "ContextRequired",
+    "Forbidden",
     "InvalidContext",
     "InvalidRequest",
     "KVStoreError",
@@ -127,6 +133,7 @@ __all__ = [
     "PreconditionFailed",
     "QuorumNotMet",
     "QuorumUnavailable",
+    "RateLimited",
     "Receipt",
     "Record",
     "RequestTimeout",

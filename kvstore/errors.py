@@ -7,6 +7,7 @@ Everything kvstore raises on purpose, sorted by whose fault it is:
     | + InvalidRequest              a name, an option or a body that is not of the form
     | | + InvalidContext            a token that is malformed, forged, or of another key
     | + Unauthorized                no credential, or one that is not known
+    | + Forbidden                   the credential does not go so far
     | + TooLarge                    over a limit of core/limits.py
     | + NotFound                    a route, a node or a bucket that does not exist
     | + ContextRequired             this bucket takes no blind writes
@@ -20,6 +21,7 @@ Everything kvstore raises on purpose, sorted by whose fault it is:
     | | + QuorumUnavailable           too few were reachable: nothing was applied
     | | + StaleRead                   no replica in reach has what this session has already seen
     | + Overloaded                  the node sheds load: wait `retry_after_s`
+    | | + RateLimited                 more requests than this client or bucket may have
     | + NotReady                    the node starts, stops, or has no layout yet
     + BatchError                  some items of a batch failed; each has its own error
     + PeerError                   one replica's: a lost vote, never leaves node/
@@ -83,6 +85,10 @@ class InvalidContext(InvalidRequest):
 
 class Unauthorized(RequestError):
     """The credential is missing or unknown."""
+
+
+class Forbidden(RequestError):
+    """The credential is known, and its role or its buckets do not include this."""
 
 
 class TooLarge(RequestError):
@@ -183,20 +189,25 @@ class StaleRead(QuorumNotMet):
 
 
 class Overloaded(Unavailable):
-    """Shed before any work was done."""
+    """Shed before any work was done. `reason` is one word of the metric `kvstore_sheds`."""
 
     def __init__(
         self,
         detail: str = "",
         *,
         retry_after_s: float = 1.0,
+        reason: str = "",
         outcome: str = "",
         advice: str = "",
         problem: dict[str, Any] | None = None,
         request_id: str = "",
     ) -> None:
         super().__init__(detail, outcome=outcome, advice=advice, problem=problem, request_id=request_id)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.reason = retry_after_s, reason
+
+
+class RateLimited(Overloaded):
+    """Over the rate of a client or bucket. Other clients and buckets are served."""
 
 
 class NotReady(Unavailable):

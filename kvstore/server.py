@@ -18,11 +18,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from kvstore.config import Config, split_address
+from kvstore.config.watch import FileWatch
 from kvstore.core.membership import Member
 from kvstore.core.token import token_key
 from kvstore.errors import ConfigError, KVStoreError
 from kvstore.httpapi import HttpServer
-from kvstore.logs import configure_logging, get_logger
+from kvstore.logs import audit_log, configure_logging, get_logger
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
 from kvstore.node.ports import Storage
@@ -32,6 +33,7 @@ from kvstore.rpc.peer_server import PeerServer
 from kvstore.storage.memory import MemoryDisk, MemoryStorage
 from kvstore.storage.rocksdb import RocksStorage
 
+RELOAD_S = 2.0
 EXIT_DISK_FAILED = 74  # EX_IOERR of sysexits.h
 
 # A node allocates few cycles and many short-lived values: the default threshold of 700 spent 4 % of a
@@ -123,7 +125,12 @@ class NodeServer:
         self._peer_server = PeerServer(identity, self.node.serve, limits=limits, report=self._report)
         bound_rpc = await self._peer_server.start(config.node.rpc_listen)
         undo.append(self._peer_server.close)
-        self._http = HttpServer(self.node, client_token=config.security.client_token, report=self._report)
+        self._http = HttpServer(
+            self.node,
+            credentials=config.security.credentials(),
+            report=self._report,
+            audit=audit_log(node=config.node.name),
+        )
         self.node.pace.foreground = self._http.metrics.served
         bound_http = join_address(*await self._http.start(*split_address(config.node.http_listen)))
         undo.append(self._http.close)
@@ -131,6 +138,7 @@ class NodeServer:
         self.http_address = config.node.advertise_http or bound_http
         view.announce(self.rpc_address, self.http_address)
         await self.node.start()
+        self._reloading = asyncio.ensure_future(self._reload())
         self._log.info(
             "serving",
             node_id=view.me.node_id,
@@ -148,6 +156,7 @@ class NodeServer:
 
     async def stop(self) -> None:
         """Drain, then stop everything in the order of the module's docstring."""
+        self._reloading.cancel()
         self.node.drain()
         self._http.drain()
         await self._http.close()
@@ -155,6 +164,22 @@ class NodeServer:
         await self.node.stop()
         await self._peers.close()
         self._log.info("stopped")
+
+    async def _reload(self) -> None:
+        """What may change without a restart. A file that is wrong, or away, changes nothing."""
+        security = self.config.security
+        tokens = security.client_tokens_file
+        watch = FileWatch([tokens] if tokens is not None else [])
+        while True:
+            await asyncio.sleep(RELOAD_S)
+            if not watch.changed():
+                continue
+            try:
+                self._http.let_in(security.credentials())
+            except ConfigError as error:
+                self._report("client tokens not reloaded", reason=error.detail, advice=error.advice)
+            else:
+                self._log.info("client tokens reloaded")
 
     def _fatal(self, error: KVStoreError) -> None:
         if not self.failed.done():

@@ -57,12 +57,14 @@ FUNCTION_LINES_MAX = 70
 
 # Every term of the field that the code uses has one file that says what it is.
 GLOSSARY = {
+    "admission": "core/admission.py",
     "anti entropy": "node/anti_entropy.py",
     "backoff": "core/backoff.py",
     "bucket": "core/bucket.py",
     "causal context": "core/vector_clock.py",
     "circuit breaker": "core/circuit_breaker.py",
     "coordinator": "node/coordinator.py",
+    "credential": "core/credential.py",
     "dot": "core/vector_clock.py",
     "gossip": "node/gossip.py",
     "hint": "core/hint.py",
@@ -81,6 +83,7 @@ GLOSSARY = {
     "sloppy quorum": "node/stand_ins.py",
     "stand in": "node/stand_ins.py",
     "token": "core/token.py",
+    "token bucket": "core/token_bucket.py",
     "tombstone": "core/sibling.py",
 }
 

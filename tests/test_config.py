@@ -234,6 +234,7 @@ def test_all_problems_are_told_at_once() -> None:
             "blind=overwrite",
         ),
         ({"ttl_s": 0.0001}, ("ttl_s=0.0001 (flag --ttl-s)",), "0 for never"),
+        ({"requests_per_s": 1e-5}, ("requests_per_s=1e-05 (flag --requests-per-s)",), "0 for any number"),
         (
             {"rpc_listen": "127.0.0.1:8001"},
             ("rpc_listen=127.0.0.1:8001 (flag --rpc-listen)", "http_listen=127.0.0.1:8001 (default)"),
@@ -317,7 +318,7 @@ def test_other_machines_are_let_in_only_with_a_key_and_a_token(listen: str, addr
     given["advertise_" + listen.removesuffix("_listen")] = "n1:8001"
     error = refusal(given)
     assert f"{listen}={address} (flag --{listen.replace('_', '-')})" in error.detail
-    assert "client_token_file not set" in error.detail
+    assert "client_tokens_file or client_token_file not set" in error.detail
     assert "listen on 127.0.0.1:8001" in error.advice
     assert getattr(loaded(given, CLIENT_TOKEN=TOKEN).node, listen) == address
 
@@ -325,7 +326,7 @@ def test_other_machines_are_let_in_only_with_a_key_and_a_token(listen: str, addr
 def test_a_missing_cluster_key_is_part_of_the_refusal() -> None:
     with pytest.raises(ConfigError) as caught:
         load({"http_listen": "192.0.2.1:8001", "data_dir": "/nowhere/data"})
-    assert "cluster_key_file and client_token_file not set" in caught.value.detail
+    assert "cluster_key_file and client_tokens_file or client_token_file not set" in caught.value.detail
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8001", "localhost:8001", "[::1]:8001", "127.8.8.8:0"])
@@ -473,6 +474,7 @@ def test_every_value_of_a_node_can_be_set_and_every_setting_is_one() -> None:
         "cluster_key_file",
         "client_token",
         "client_token_file",
+        "client_tokens_file",
         "log_level",
         "log_format",
     }

@@ -29,6 +29,7 @@ VERBS = {
     "serve": "kvstore.cli.serve:serve",
     "config": "kvstore.cli.settings:config",
     "keygen": "kvstore.cli.settings:keygen",
+    "token": "kvstore.cli.tokens:token",
     "healthcheck": "kvstore.cli.health:healthcheck",
     "dev": "kvstore.cli.dev:dev",
     "demo": "kvstore.cli.demo:demo",

@@ -66,6 +66,7 @@ def set_(
 
     n, r, w, pr, pw (counts) · conflict (siblings, last-write-wins) · blind (overwrite, sibling, reject)
     · durability (sync, async) · ttl_s (seconds, 0 for never) · sloppy (true, false)
+    · requests_per_s (on each node, 0 for any)
 
     \b
     Example:

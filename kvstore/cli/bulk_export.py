@@ -92,7 +92,7 @@ async def _export(
     raw_prefix = prefix.encode("utf-8", "surrogateescape")
     show = _counter()
     with in_reach(where):
-        async with AsyncClient(where.nodes, token=where.token) as client:
+        async with AsyncClient(where.nodes, token=where.token, priority="background") as client:
             handle = client.bucket(bucket, timeout_s=where.timeout_s or TIMEOUT_S)
             async for item in handle.scan(raw_prefix, page_size=PAGE_SIZE, partial=partial):
                 values = tuple(Value(s.value, s.content_type, dict(s.meta)) for s in item.record.siblings)

@@ -155,7 +155,7 @@ async def _import(
     from kvstore.client.asynchronous import AsyncClient
 
     with in_reach(where):
-        async with AsyncClient(where.nodes, token=where.token) as client:
+        async with AsyncClient(where.nodes, token=where.token, priority="background") as client:
             writer = Writer(client, bucket, w, where.timeout_s or TIMEOUT_S)
             load = Load(writer.put_many, progress, step, batches_max=concurrency, failures_max=failures_max)
             await load.run(source)

@@ -56,7 +56,8 @@ class AsyncClient:
 
     `nodes`: one text with commas, or several; KVSTORE_NODES if not given. A few are enough, the rest
     is learned (`follow_layout`). `token`: KVSTORE_CLIENT_TOKEN if not given. `timeout_s` is for an
-    operation with all its attempts. Raises ConfigError, InvalidRequest.
+    operation with all its attempts. `priority`: critical, normal or background: who gives way where a
+    node sheds load. Raises ConfigError, InvalidRequest.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class AsyncClient:
         nodes: str | Iterable[str] | None = None,
         *,
         token: str | None = None,
+        priority: str = "normal",
         timeout_s: float = REQUEST_TIMEOUT_S,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         connections_max: int = CONNECTIONS_MAX,
@@ -76,6 +78,7 @@ class AsyncClient:
         shared = shared_of(
             nodes,
             token=token,
+            priority=priority,
             connect_timeout_s=connect_timeout_s,
             follow_layout=follow_layout,
             policy=policy,

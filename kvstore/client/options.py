@@ -21,6 +21,7 @@ _META_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _PRINTABLE = re.compile(r"[ -~]*")
 _OPERATION_ID = re.compile(r"[!-~]{1,64}")
 _MODES = ("blind", "sibling")
+PRIORITIES = ("critical", "normal", "background")
 
 
 class Level(Enum):
@@ -202,6 +203,13 @@ def checked_timeout_s(timeout_s: object) -> float:
     ):
         raise InvalidRequest(f"timeout_s={timeout_s!r} must lie between 0 and {TIMEOUT_S_MAX:g} seconds")
     return float(timeout_s)
+
+
+def priority_header(priority: object) -> dict[str, str]:
+    """Nothing for what every node assumes."""
+    if priority not in PRIORITIES:
+        raise InvalidRequest(f"priority={priority!r} must be one of {', '.join(PRIORITIES)}")
+    return {} if priority == "normal" else {"KV-Priority": str(priority)}
 
 
 def checked_context(context: object) -> str:

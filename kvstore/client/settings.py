@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from kvstore.client.call import Shared
 from kvstore.client.endpoints import credential, origins
-from kvstore.client.options import checked_timeout_s
+from kvstore.client.options import checked_timeout_s, priority_header
 from kvstore.client.retry import Policy, RetryBudget
 from kvstore.client.routing import Router
 
@@ -26,6 +26,7 @@ def shared_of(
     nodes: str | Iterable[str] | None,
     *,
     token: str | None,
+    priority: str = "normal",
     connect_timeout_s: float,
     follow_layout: bool,
     policy: Policy,
@@ -38,7 +39,7 @@ def shared_of(
         policy=policy,
         budget=RetryBudget(),
         connect_s=checked_timeout_s(connect_timeout_s),
-        base_headers=_EVERY_REQUEST | credential(token, found),
+        base_headers=_EVERY_REQUEST | credential(token, found) | priority_header(priority),
     )
 
 

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kvstore.config.sources import Problem, Settings
+from kvstore.config.tokens import read_tokens
 from kvstore.config.values import is_address, is_loopback, is_wildcard, parse_cluster_key, split_address
+from kvstore.core.bucket import RATE_MIN
 from kvstore.core.quorum import majority
+from kvstore.errors import ConfigError
 
 TOKEN_CHARACTERS_MIN = 16
 SECRET_FILE_BYTES_MAX = 4096
@@ -62,6 +65,8 @@ def _conflicts(settings: Settings) -> Iterator[Problem]:
         )
     if 0 < settings["ttl_s"].value < TTL_MIN_S:
         yield Problem(f"{settings.said('ttl_s')} is less than a millisecond", "set 0 for never")
+    if 0 < settings["requests_per_s"].value < RATE_MIN:
+        yield Problem(f"{settings.said('requests_per_s')} is less than {RATE_MIN}", "set 0 for any number")
 
 
 def _addresses(settings: Settings) -> Iterator[Problem]:
@@ -85,17 +90,17 @@ def _addresses(settings: Settings) -> Iterator[Problem]:
 def _exposure(settings: Settings) -> Iterator[Problem]:
     """Who can connect must prove something. Loopback is as safe as the machine."""
     keyed = any(settings[key].value for key in ("cluster_key", "cluster_key_file"))
-    token = any(settings[key].value for key in ("client_token", "client_token_file"))
+    token = any(settings[key].value for key in ("client_token", "client_token_file", "client_tokens_file"))
     for listen in ("rpc_listen", "http_listen"):
         host, port = split_address(settings[listen].value)
-        missing = [
-            name for name, there in (("cluster_key_file", keyed), ("client_token_file", token)) if not there
-        ]
+        named = (("cluster_key_file", keyed), ("client_tokens_file or client_token_file", token))
+        missing = [name for name, there in named if not there]
         if not is_loopback(host) and missing:
             what = " and ".join(missing)
             yield Problem(
                 f"{settings.said(listen)} is open to other machines, {what} not set",
-                f"set {what} (`kvstore keygen` makes both), or listen on 127.0.0.1:{port}",
+                f"set {what} (made by `kvstore keygen` and `kvstore token new`), "
+                f"or listen on 127.0.0.1:{port}",
             )
 
 
@@ -194,6 +199,12 @@ def secrets_of(settings: Settings, problems: list[Problem]) -> tuple[bytes | Non
                 "make one with `kvstore keygen client.token`",
             )
         )
+    tokens: Path | None = settings["client_tokens_file"].value
+    if tokens is not None:
+        try:
+            read_tokens(tokens)
+        except ConfigError as error:
+            problems.append(Problem(f"{settings.said('client_tokens_file')}: {error.detail}", error.advice))
     return cluster_key, token or ""
 
 
@@ -245,7 +256,7 @@ def warnings_about(settings: Settings) -> Iterator[str]:
         yield f"{settings.said('durability')}: acknowledged writes may be lost when all their holders crash"
     if settings["bootstrap_expect"].value > 1 and not settings["seeds"].value:
         yield f"{settings.said('bootstrap_expect')} and no seeds: this node waits for others that name it"
-    for key in ("cluster_key_file", "client_token_file"):
+    for key in ("cluster_key_file", "client_token_file", "client_tokens_file"):
         path: Path | None = settings[key].value
         if path is not None and stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO:
             yield f"{settings.said(key)} can be read by every user of this machine: chmod o-rwx"

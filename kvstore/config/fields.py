@@ -197,8 +197,16 @@ _SECURITY = (
         "client_token_file",
         "path",
         None,
-        "file with the token that clients must send; none on loopback means: no token asked",
+        "file with one token that may do everything; no token at all, on loopback only: none is asked for",
         "clients with another token are refused (401)",
+        "security",
+    ),
+    Field(
+        "client_tokens_file",
+        "path",
+        None,
+        "tokens of clients with roles and buckets, as `kvstore token new` writes them; read when it changes",
+        "clients whose token is not in it are refused (401), what their role leaves out, too (403)",
         "security",
     ),
     Field(
@@ -246,7 +254,7 @@ def _bucket_field(key: str, default: Any) -> Field:
 
 def _limit_field(key: str, default: Any) -> Field:
     help_, wrong = LIMIT_WORDS.get(key, ("", ""))  # a new limit works at once; a test asks for its words
-    low = 1 if isinstance(default, int) else 0.001
+    low = (1 if isinstance(default, int) else 0.001) if default else 0
     return Field(key, _type_of(default), default, help_, wrong, "limits", low=low, high=2**40)
 
 

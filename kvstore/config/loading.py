@@ -37,7 +37,7 @@ def load(
     node = NodeConfig(**{f.name: value[f.name] for f in fields(NodeConfig)})
     return Config(
         node=node,
-        security=SecurityConfig(cluster_key, token),
+        security=SecurityConfig(cluster_key, token, value["client_tokens_file"]),
         bucket=BucketProperties(**{f.name: value[f.name] for f in fields(BucketProperties) if f.init}),
         limits=Limits(**{f.name: value[f.name] for f in fields(Limits)}),
         log=LogConfig(value["log_level"], value["log_format"]),

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from kvstore.config.tokens import read_tokens
 from kvstore.core.bucket import BucketProperties
+from kvstore.core.credential import Credentials, only
 from kvstore.core.limits import Limits
 
 KEY_BYTES_MIN = 32
@@ -42,11 +44,22 @@ class NodeConfig:
 class SecurityConfig:
     """`cluster_key`: what nodes prove to each other and sign tokens with. `client_token`: "" for none.
 
-    Neither shows in a repr, so neither ends up in a log or a traceback.
+    Neither shows in a repr, so neither ends up in a log or a traceback. `client_tokens_file`: of more
+    tokens, by hash; None for none.
     """
 
     cluster_key: bytes = field(repr=False)
     client_token: str = field(repr=False)
+    client_tokens_file: Path | None = None
+
+    def credentials(self) -> Credentials | None:
+        """As the file is now; None where everybody is let in. Raises ConfigError."""
+        if self.client_tokens_file is None and not self.client_token:
+            return None
+        principals = read_tokens(self.client_tokens_file) if self.client_tokens_file is not None else {}
+        if self.client_token:
+            principals |= only(self.client_token, "client_token")
+        return Credentials(principals)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Their types, defaults and invariants are those of core/bucket.py and core/limits
 
 from __future__ import annotations
 
-from kvstore.core.bucket import BLIND_MODES, CONFLICTS, DURABILITIES
+from kvstore.core.bucket import BLIND_MODES, CONFLICTS, DURABILITIES, RATE_MAX
 
 NODES_MAX = 1024
 
@@ -33,6 +33,10 @@ BUCKET_WORDS = {
         "whether a vote is a synced copy or one in the engine",
         "async: a power cut of all holders within moments loses acknowledged writes",
     ),
+    "requests_per_s": (
+        "requests that each node takes per second for a bucket, 0 for as many as there is room for",
+        "too low: its clients are refused (429) while the node idles",
+    ),
     "ttl_s": ("age at which values expire, 0 for never", "too low: data vanishes"),
     "sloppy": (
         "whether stand-ins may answer for homes that are away",
@@ -43,6 +47,7 @@ BUCKET_CHOICES = {"conflict": CONFLICTS, "blind": BLIND_MODES, "durability": DUR
 BUCKET_BOUNDS: dict[str, tuple[float, float]] = {
     "n": (1, NODES_MAX),
     "ttl_s": (0, 100 * 365 * 86_400),
+    "requests_per_s": (0, RATE_MAX),
     **dict.fromkeys(("r", "w", "pr", "pw"), (0, NODES_MAX)),
 }
 
@@ -67,6 +72,35 @@ LIMIT_WORDS = {
     "in_flight_max": (
         "requests a node works on at once",
         "too high: latency and memory; too low: idle",
+    ),
+    "in_flight_min": (
+        "to how many of them slowness may bring the node down",
+        "too low: a slow disk leaves most clients out; too high: all of them wait for it",
+    ),
+    "latency_target_s": (
+        "the node works on less at once while a tenth of the requests takes longer",
+        "below what the disks can do: clients are refused for nothing",
+    ),
+    "queue_timeout_s": ("how long a request waits for a place", "too high: work for clients that gave up"),
+    "queue_timeout_standing_s": (
+        "how long instead, once the queue has stood for queue_timeout_s",
+        "too high: in overload every request is late; too low: more are shed",
+    ),
+    "client_requests_per_s": (
+        "requests per second that each node takes from one client, 0 for any; more: 429",
+        "too low: clients are refused while the node idles; too high: one of them takes all of it",
+    ),
+    "rate_burst_s": (
+        "how many seconds' worth of requests may come at once after a rest",
+        "too low: clients that come in bursts are refused; too high: others wait behind them",
+    ),
+    "connections_per_address_max": (
+        "connections from one address (IPv6: from one /64)",
+        "too low: clients behind one proxy are refused; too high: one machine takes all connections",
+    ),
+    "admin_in_flight_max": (
+        "requests to administration routes at once",
+        "too low: operators are refused when they look closest",
     ),
     "queue_max": (
         "requests that wait for a place; more are shed",

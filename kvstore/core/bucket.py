@@ -21,6 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,255}")
 CONFLICTS = ("siblings", "last-write-wins")
 BLIND_MODES = ("overwrite", "sibling", "reject")
 DURABILITIES = ("sync", "async")
+RATE_MIN, RATE_MAX = 0.001, 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class BucketProperties:
     is a synced copy, or (async) one in the engine, lost if all its holders crash within moments.
     `ttl_s`: age at which values expire, 0 for never. `sloppy`: where homes do not answer, stand-ins may
     count towards W, and those that hold hints towards R (Dynamo §4.6); never towards pw and pr.
+    `requests_per_s`: how many each node takes for this bucket, 0 for as many as there is room for.
     """
 
     n: int = 3
@@ -45,6 +47,7 @@ class BucketProperties:
     durability: str = "sync"
     ttl_s: float = 0.0
     sloppy: bool = True
+    requests_per_s: float = 0.0
     default_quorum: Quorum = field(init=False, repr=False, compare=False)
     """The counts of a request that names none, made once."""
 
@@ -58,6 +61,10 @@ class BucketProperties:
                 raise InvalidRequest(f"{name}={value!r:.64} must be one of {', '.join(choices)}")
         if self.ttl_s != 0 and not 0.001 <= self.ttl_s <= 100 * 365 * 86_400:
             raise InvalidRequest(f"ttl_s={self.ttl_s} must be 0 (never) or lie between 1 ms and 100 years")
+        if self.requests_per_s != 0 and not RATE_MIN <= self.requests_per_s <= RATE_MAX:
+            raise InvalidRequest(
+                f"requests_per_s={self.requests_per_s} must be 0 (any) or {RATE_MIN} to {RATE_MAX}"
+            )
         if self.conflict == "last-write-wins" and self.blind != "overwrite":
             raise InvalidRequest(
                 f"conflict=last-write-wins keeps no siblings and takes no contexts; blind={self.blind} needs"

@@ -33,7 +33,15 @@ class Limits:
 
     # How much work at once.
     in_flight_max: int = 256  # requests a node works on
+    in_flight_min: int = 16  # what slowness leaves of it: enough to see that it is over
+    latency_target_s: float = 0.25  # slower than this in a tenth of the requests: fewer at once
     queue_max: int = 1024  # requests that wait for a place; beyond: shed
+    queue_timeout_s: float = 0.1  # a burst waits as long as this
+    queue_timeout_standing_s: float = 0.02  # once nobody has been without a queue for queue_timeout_s
+    client_requests_per_s: float = 0.0  # of one client, on each node; 0: as many as there is room for
+    rate_burst_s: float = 1.0  # after a rest a client or bucket may do the work of so many seconds at once
+    connections_per_address_max: int = 384  # three quarters: nobody takes the last ones from all others
+    admin_in_flight_max: int = 64  # administration never waits behind data, and is bounded by itself
     connections_max: int = 512  # of clients; each takes a descriptor and about 50 KiB
     frame_bytes_max: int = 8 * MIB  # between nodes; the length field is checked before reading (B30)
     peer_in_flight_max: int = 4096  # calls without an answer to one peer; more is PeerUnreachable at once

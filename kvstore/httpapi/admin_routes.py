@@ -11,7 +11,6 @@ from typing import Any
 
 from kvstore.core.bucket import BucketProperties
 from kvstore.errors import InvalidRequest, NotReady
-from kvstore.httpapi.body import read_body
 from kvstore.httpapi.media import JSON, document, encode_json, media_type
 from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.options import ACCEPT, CONTENT_TYPE, IF_NONE_MATCH, matches, to_flag
@@ -69,13 +68,11 @@ class AdminRoutes:
 
     async def set_bucket(self, call: Call) -> Reply:
         """200 with what holds now. Properties that are not named stay as they were."""
-        assert call.request is not None
-        body = await read_body(call.request, PROPERTIES_BYTES_MAX, self._service.limits.body_timeout_s)
         media = media_type(call.headers.get(CONTENT_TYPE, JSON))
         if media not in (JSON, "application/octet-stream", "application/x-www-form-urlencoded"):
             raise InvalidRequest(f"properties cannot be {media[:64]!r}", advice=f"send {JSON}")
         try:
-            values = json.loads(body)
+            values = json.loads(call.body)
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(f"the properties are not JSON: {str(error)[:200]}") from None
         if type(values) is not dict:

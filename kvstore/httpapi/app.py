@@ -11,43 +11,51 @@ import re
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from hmac import compare_digest
 
 from aiohttp import web
-from multidict import CIMultiDictProxy, istr
 
-from kvstore.errors import CorruptRecord, KVStoreError, QuorumNotMet, StorageFailed, Unauthorized
+from kvstore.core.credential import ANYBODY, Credentials, Principal, Role
+from kvstore.errors import CorruptRecord, Forbidden, KVStoreError, QuorumNotMet, StorageFailed
 from kvstore.httpapi.admin_routes import AdminRoutes, release
 from kvstore.httpapi.admission import Admission
+from kvstore.httpapi.authentication import Audit, Authentication
 from kvstore.httpapi.batch import Batch
 from kvstore.httpapi.batch_items import BatchReader
+from kvstore.httpapi.body import read_body
 from kvstore.httpapi.connection import Connection, WholeRequest
 from kvstore.httpapi.data_routes import DataRoutes, header_token
 from kvstore.httpapi.listing import Listing
 from kvstore.httpapi.media import encode_json
-from kvstore.httpapi.metrics import Metrics
+from kvstore.httpapi.metrics import ONE_KEY, Metrics
 from kvstore.httpapi.openapi import describe
 from kvstore.httpapi.options import REQUEST_ID
+from kvstore.httpapi.rate_limits import RateLimits
 from kvstore.httpapi.repair_routes import RepairRoutes
 from kvstore.httpapi.reply import DateLine, Reply
 from kvstore.httpapi.route_table import admin_routes, collection_routes, key_routes, repair_routes
-from kvstore.httpapi.routes import Call, Route, Router
+from kvstore.httpapi.routes import Call, Lane, Route, Router, check_permission
 from kvstore.httpapi.service import Service
 from kvstore.httpapi.status_codes import PROBLEM_TYPE, headers_of, outcome_of, problem_of, status_of
 from kvstore.httpapi.target import parse_query, refuse_unknown, split_target
 
-AUTHORIZATION = istr("Authorization")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,63}")
 
 
 class App:
-    """`report` takes an event and its fields, for the log. `client_token`: "" or None for no credential."""
+    """`report` and `audit` take an event and its fields, for the log. `credentials`: None asks for none."""
 
     def __init__(
-        self, service: Service, metrics: Metrics, *, client_token: str | None, report: Callable[..., None]
+        self,
+        service: Service,
+        metrics: Metrics,
+        *,
+        credentials: Credentials | None,
+        report: Callable[..., None],
+        audit: Callable[..., None],
     ) -> None:
         self._service, self._metrics, self._report = service, metrics, report
-        self._credential = client_token.encode() if client_token else b""
+        self.authentication = Authentication(credentials, service.wall.now_ms)
+        self._audit = Audit(audit)
         self._elapsed_s = service.wall.elapsed_s
         self._dates = DateLine()
         self._node_line = f"KV-Node: {header_token(service.name)}\r\n"
@@ -56,16 +64,17 @@ class App:
         self.draining = False
         self._active = 0
         self._all_answered: asyncio.Future[None] | None = None
-        self._admission = Admission(service.limits, metrics)
+        self._admission = Admission(service.limits, metrics, self._elapsed_s)
+        self.rates = RateLimits(service, metrics, self._elapsed_s)
         self.router = Router(self._routes(), key_bytes_max=service.limits.key_bytes_max)
-        self._open_paths = {route.path for route in self.router.routes if route.is_open}
+        self._open_paths = {route.path for route in self.router.routes if route.needs is None}
 
     def _routes(self) -> tuple[Route, ...]:
-        service, metrics = self._service, self._metrics
+        service, metrics, limits = self._service, self._metrics, self._service.limits
         data = DataRoutes(service, metrics)
-        of_keys = key_routes(data)
+        of_keys = key_routes(data, limits)
         reader = BatchReader(service.limits, {route.method: route for route in of_keys})
-        batch = Batch(service, data, reader, self._admission, metrics, self.failed)
+        batch = Batch(service, data, reader, self._admission, self.rates, metrics, self.failed)
         admin = AdminRoutes(
             service,
             metrics,
@@ -74,7 +83,7 @@ class App:
         )
         return (
             *of_keys,
-            *collection_routes(Listing(service).page, batch.run),
+            *collection_routes(Listing(service).page, batch.run, limits),
             *admin_routes(admin),
             *repair_routes(RepairRoutes(service)),
         )
@@ -91,21 +100,32 @@ class App:
         request_id = self._next_id() if given_id is None else self._request_id(given_id)
         route: Route | None = None
         path = ""
+        waited_s = -1.0  # for body and place; below 0 without a place: a refusal says nothing of the load
         try:
             path, query = split_target(request.raw_path)
-            if self._credential and path not in self._open_paths:
-                self._check_credential(headers)
+            principal = ANYBODY
+            if self.authentication.credentials is not None and path not in self._open_paths:
+                principal = self.authentication.principal(protocol, headers)
             route, bucket, key = self.router.find(method, path)
             options = _known(parse_query(query), route) if query else {}
-            call = Call(method, bucket, key, options, headers, request_id, request)
-            if route.is_admitted:
-                self._admission.enter()
+            call = Call(method, bucket, key, options, headers, request_id)
+            if principal is not ANYBODY:
+                self._check_permission(principal, route, call, protocol, path)
+            if self.rates.active and route.lane is Lane.DATA:
+                call.client = principal.name or protocol.address
+                self.rates.check(call.client, bucket)
+            if route.body_bytes_max:
+                await self._read_body(route, call, request)
+            if route.lane is Lane.DATA:
+                if not self._admission.enters_at_once():
+                    await self._admission.enter(call)
+                waited_s = call.waited_s
                 try:
                     reply = await route.handler(call)
                 finally:
                     self._admission.leave()
             else:
-                reply = await route.handler(call)
+                reply = await self._beside_data(route, call, protocol, path)
         except Exception as error:
             write = route.writes if route else method in ("PUT", "DELETE", "POST")
             trace = headers.get("traceparent", "")
@@ -114,9 +134,54 @@ class App:
             self._active -= 1
             if self._all_answered is not None and not self._active and not self._all_answered.done():
                 self._all_answered.set_result(None)
-        duration_s = self._elapsed_s() - started_s
+        now_s = self._elapsed_s()
+        duration_s = now_s - started_s
+        if waited_s >= 0.0 and route is not None and route.timed in ONE_KEY:
+            self._admission.limit.answered(duration_s - waited_s, now_s)
         self._metrics.count(method, reply.status, route.timed if route else "", duration_s)
         return self._finished(reply, request_id)
+
+    async def _read_body(self, route: Route, call: Call, request: web.BaseRequest | WholeRequest) -> None:
+        """A body that is still on its way takes no place: a slow client would take it from all others."""
+        if request.content.is_eof():
+            call.body = await read_body(request, route.body_bytes_max, self._body_timeout_s)
+            return
+        if route.lane is Lane.DATA:
+            self._admission.refuse_if_full(call)
+        began_s = self._elapsed_s()
+        call.body = await read_body(request, route.body_bytes_max, self._body_timeout_s)
+        call.waited_s = self._elapsed_s() - began_s
+
+    async def _beside_data(self, route: Route, call: Call, connection: Connection, path: str) -> Reply:
+        if route.lane is Lane.FREE:
+            return await route.handler(call)
+        self._admission.enter_admin()
+        status = 0
+        try:
+            reply = await route.handler(call)
+            status = reply.status
+            return reply
+        except Exception as error:
+            status = status_of(error, write=route.writes).code
+            raise
+        finally:
+            self._admission.leave_admin()
+            if route.needs is Role.ADMIN:
+                self._audit(call, connection, path, status)
+
+    def _check_permission(
+        self, principal: Principal, route: Route, call: Call, connection: Connection, path: str
+    ) -> None:
+        """Raises Forbidden."""
+        call.principal = principal
+        if route.needs is None:
+            return
+        try:
+            check_permission(principal, route.needs, call.bucket)
+        except Forbidden:
+            if route.needs is Role.ADMIN:
+                self._audit(call, connection, path, 403)
+            raise
 
     async def finish(self, timeout_s: float) -> None:
         """Wait until every request is answered, but no longer than that."""
@@ -126,6 +191,10 @@ class App:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._all_answered
+
+    def stop(self) -> None:
+        """Nothing of this room is left on the loop."""
+        self._admission.stop()
 
     def failed(
         self, error: BaseException, *, write: bool, request_id: str, instance: str, trace: str = ""
@@ -158,16 +227,6 @@ class App:
         if self.draining:
             reply.keep_alive = False
         return reply
-
-    def _check_credential(self, headers: CIMultiDictProxy[str]) -> None:
-        """Raises Unauthorized. Compared in constant time, and as bytes: str may not hold other than ASCII."""
-        scheme, _, given = headers.get(AUTHORIZATION, "").partition(" ")
-        token = given.strip().encode("utf-8", "surrogateescape")
-        if not compare_digest(token, self._credential) or scheme.lower() != "bearer":
-            raise Unauthorized(
-                "the credential is not the one of this node" if given else "this node asks for a credential",
-                advice="send Authorization: Bearer with the client_token of the node's configuration",
-            )
 
     def _request_id(self, given: str) -> str:
         """The client's own if it is fit for a header and a log; it is a name, not a secret."""

@@ -18,23 +18,24 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
+from kvstore.core.credential import Role
 from kvstore.errors import KVStoreError
 from kvstore.httpapi.admission import Admission
 from kvstore.httpapi.batch_items import BatchReader, Operation, parse_items
-from kvstore.httpapi.body import read_body
 from kvstore.httpapi.data_routes import DataRoutes
 from kvstore.httpapi.media import JSON, JSON_LINES, MSGPACK, decode, document, media_type, negotiate
 from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.options import ACCEPT, CONTENT_TYPE
+from kvstore.httpapi.rate_limits import RateLimits
 from kvstore.httpapi.reply import Reply
 from kvstore.httpapi.representation import value_fields
-from kvstore.httpapi.routes import Call
+from kvstore.httpapi.routes import Call, check_permission
 from kvstore.httpapi.service import Service
 from kvstore.httpapi.status_codes import PROBLEM_TYPE
 
 BATCH_MEDIA = (JSON, MSGPACK, JSON_LINES)
 AT_ONCE = 32
-"""Operations of one batch that run side by side; it takes as many places in flight."""
+"""Operations of one batch that run side by side, if there are as many places in flight."""
 
 
 class Failed(Protocol):
@@ -55,17 +56,17 @@ class Batch:
         data: DataRoutes,
         reader: BatchReader,
         admission: Admission,
+        rates: RateLimits,
         metrics: Metrics,
         failed: Failed,
     ) -> None:
         self._service, self._data, self._reader = service, data, reader
-        self._admission, self._metrics, self._failed = admission, metrics, failed
+        self._admission, self._rates = admission, rates
+        self._metrics, self._failed = metrics, failed
 
     async def run(self, call: Call) -> Reply:
         """200 with an entry per operation. Raises what is wrong with the batch as a whole."""
-        assert call.request is not None, "there are no batches inside of batches"
-        limits = self._service.limits
-        body = await read_body(call.request, limits.batch_bytes_max, limits.body_timeout_s)
+        limits, body = self._service.limits, call.body
         media = media_type(call.headers.get(CONTENT_TYPE, JSON))
         # Checked as a whole before anything runs: what was parsed may take many times its bytes.
         items = parse_items(body, media, limits.batch_items_max)
@@ -73,16 +74,16 @@ class Batch:
         answer_media = negotiate(call.headers.get(ACCEPT), offered)
         siblings_media = MSGPACK if answer_media == MSGPACK else JSON
         operations = [self._reader.read(item, call, siblings_media) for item in items]
+        self._rates.charge(call.client, len(items) - 1)
         del items
         answers: list[dict[str, Any]] = [{}] * len(operations)
         work = map(Work, range(len(operations)), operations)
-        workers = min(AT_ONCE, len(operations))
-        # The request itself has one place already.
-        self._admission.enter(max(0, workers - 1))
+        # The request itself has one place already; where the node is full, the batch goes on with that.
+        more = self._admission.take_more(min(AT_ONCE, len(operations)) - 1, call)
         try:
-            await asyncio.gather(*(self._work(call, work, answers, answer_media) for _ in range(workers)))
+            await asyncio.gather(*(self._work(call, work, answers, answer_media) for _ in range(1 + more)))
         finally:
-            self._admission.leave(max(0, workers - 1))
+            self._admission.leave(more)
         return document(answers, answer_media)
 
     async def _work(
@@ -101,7 +102,11 @@ class Batch:
     async def _one(self, operation: Operation | KVStoreError) -> Reply:
         if isinstance(operation, KVStoreError):
             raise operation
+        call, needed = operation.call, Role.READ if operation.name == "get" else Role.WRITE
+        check_permission(call.principal, needed, call.bucket)
         self._metrics.batch_items[operation.name] += 1
+        if self._rates.active:
+            self._rates.check_bucket(operation.call.bucket)
         if operation.name == "get":
             return await self._data.get(operation.call)
         return await self._data.write(operation.call, operation.value, tombstone=operation.name == "delete")

@@ -107,7 +107,9 @@ class BatchReader:
         options = _options(item.get("options", {}), self._options[name])
         headers = _headers(item, batch)
         headers[ACCEPT] = siblings_media
-        return Operation(name, Call(METHODS[name], bucket, key, options, headers, batch.request_id), value)
+        call = Call(METHODS[name], bucket, key, options, headers, batch.request_id)
+        call.waited_s, call.principal = batch.waited_s, batch.principal
+        return Operation(name, call, value)
 
 
 def _bytes(item: dict[str, Any], name: str) -> bytes:

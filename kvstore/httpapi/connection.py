@@ -8,7 +8,9 @@ traceback in the log. Those are here; one sweep over all connections replaces a 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
+from ipaddress import IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion, web
@@ -16,6 +18,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 
+from kvstore.core.credential import Credentials, Principal
 from kvstore.errors import InvalidRequest, Overloaded
 from kvstore.httpapi.status_codes import RequestTooSlow
 
@@ -33,6 +36,17 @@ _KNOWS_INSIDES = set(_INSIDES) <= {
 _SWEEP_S = 1.0
 _REFUSED_MAX = 64
 _REFUSED_LINGER_S = 0.5
+
+
+def address_of(transport: asyncio.BaseTransport) -> str:
+    """The peer's IP address, of IPv6 the /64: who has one such address has all of them."""
+    peer = transport.get_extra_info("peername")
+    host = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+    if ":" not in host:
+        return host
+    address = IPv6Address(host.partition("%")[0])
+    mapped = address.ipv4_mapped
+    return str(mapped) if mapped is not None else str(IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 class WholeRequest:
@@ -54,22 +68,42 @@ class WholeRequest:
 
 
 class Connection(web.RequestHandler):
-    """`head_since_s`: loop time at which the first bytes of a request came, 0 while none is incomplete."""
+    """`head_since_s`: loop time at which the first bytes of a request came, 0 while none is incomplete.
 
-    __slots__ = ("_at_rest", "_pool", "head_since_s")
+    `address`: who connects, as far as limits go. `principal`: who `authorization`, the header as it came
+    last, stands for in `known_by`.
+    """
+
+    __slots__ = ("_at_rest", "_pool", "address", "authorization", "head_since_s", "known_by", "principal")
 
     def __init__(self, pool: ConnectionPool, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, loop=pool.loop, **options)
         self._pool = pool
         self._at_rest = True
         self.head_since_s = 0.0
+        self.address = self.authorization = ""
+        self.known_by: Credentials | None = None
+        self.principal: Principal | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._pool.open.add(self)
+        pool = self._pool
+        self.address = address = address_of(transport)
+        if pool.by_address[address] >= pool.connections_per_address_max:
+            taken = cast(asyncio.Transport, transport)
+            refusal = Refusal(pool, "connections_per_address")
+            taken.set_protocol(refusal)
+            refusal.connection_made(taken)
+            return
+        pool.open.add(self)
+        pool.by_address[address] += 1
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._pool.open.discard(self)
+        pool, address = self._pool, self.address
+        pool.open.discard(self)
+        pool.by_address[address] -= 1
+        if not pool.by_address[address]:
+            del pool.by_address[address]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -156,9 +190,14 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Called by aiohttp for what does not parse as HTTP. The connection closes afterwards."""
+        """Called by aiohttp for what does not parse as HTTP. The connection closes afterwards.
+
+        Of its message only the first line is passed on: further ones quote what was sent, which may be
+        a credential.
+        """
+        why = (message or "").strip().partition("\n")[0].strip().rstrip(":")
         error: BaseException = InvalidRequest(
-            f"this is not HTTP, or over a limit of its header: {' '.join((message or '').split())[:200]}",
+            f"this is not HTTP, or over a limit of its header: {why[:200]}",
             advice="a line may have 8190 bytes, a header 128 fields; percent-encode what is not ASCII",
         )
         if status >= 500:
@@ -176,25 +215,29 @@ class Connection(web.RequestHandler):
 class ConnectionPool:
     """The open connections: how many may be, and how long a header may take.
 
-    `handle` answers a request, `answer` makes the problem document for an error, `shed` is told each
-    connection that is refused.
+    `handle` answers a request, `answer` makes the problem document for an error, `shed` is told why a
+    connection is refused, `swept` is called about once a second.
     """
 
     def __init__(
         self,
         *,
         connections_max: int,
+        connections_per_address_max: int,
         header_timeout_s: float,
         handle: Callable[[WholeRequest], Coroutine[Any, Any, Reply]],
         answer: Callable[[BaseException], Reply],
-        shed: Callable[[], None],
+        shed: Callable[[str], None],
+        swept: Callable[[], None],
         report: Callable[..., None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.handle, self.answer, self.shed, self.report = handle, answer, shed, report
         self.open: set[Connection] = set()
+        self.by_address: Counter[str] = Counter()
         self.refused: set[asyncio.Transport] = set()
-        self.connections_max, self._header_timeout_s = connections_max, header_timeout_s
+        self.connections_max, self.connections_per_address_max = connections_max, connections_per_address_max
+        self._header_timeout_s, self._swept = header_timeout_s, swept
         self._timer = self.loop.call_later(0, self._sweep)
 
     @property
@@ -214,6 +257,7 @@ class ConnectionPool:
 
     def _sweep(self) -> None:
         self._timer = self.loop.call_later(min(_SWEEP_S, self._header_timeout_s / 2), self._sweep)
+        self._swept()
         oldest_s = self.loop.time() - self._header_timeout_s
         for connection in [c for c in self.open if 0 < c.head_since_s <= oldest_s]:
             if connection.transport is not None:
@@ -229,20 +273,25 @@ class Refusal(asyncio.Protocol):
     answer with it (RFC 9112 §9.6). How many may linger is bounded too.
     """
 
-    def __init__(self, pool: ConnectionPool) -> None:
-        self._pool = pool
+    def __init__(self, pool: ConnectionPool, reason: str) -> None:
+        self._pool, self._reason = pool, reason
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         pool = self._pool
         self._transport = taken = cast(asyncio.Transport, transport)
-        pool.shed()
+        pool.shed(self._reason)
         if len(pool.refused) >= _REFUSED_MAX:
             taken.abort()
             return
         pool.refused.add(taken)
+        whole = self._reason == "connections"
+        count, whose = (
+            (pool.connections_max, "") if whole else (pool.connections_per_address_max, " from there")
+        )
         error = Overloaded(
-            f"this node has {pool.connections_max} connections, more it does not take",
+            f"this node has {count} connections{whose}, more it does not take",
+            reason=self._reason,
             advice="reuse connections, or go to another node",
         )
         taken.write(pool.farewell(error))

@@ -12,7 +12,6 @@ from kvstore.core.sibling import is_visible, last_write, shown
 from kvstore.core.token import seal_encoded
 from kvstore.core.vector_clock import Dot
 from kvstore.errors import InvalidRequest
-from kvstore.httpapi.body import read_body
 from kvstore.httpapi.media import negotiate
 from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.options import ACCEPT, IF_NONE_MATCH, matches, to_choice, to_get, to_put
@@ -70,11 +69,8 @@ class DataRoutes:
         return Reply(200, lines + describing_lines(version), version.value)
 
     async def put(self, call: Call) -> Reply:
-        """204. Raises what Service.put raises, and what is wrong with the request or its body."""
-        assert call.request is not None, "a batch has its own way to the value"
-        limits = self._service.limits
-        value = await read_body(call.request, limits.value_bytes_max, limits.body_timeout_s)
-        return await self.write(call, value)
+        """204. Raises what Service.put raises, and what is wrong with the request."""
+        return await self.write(call, call.body)
 
     async def delete(self, call: Call) -> Reply:
         """204 whether or not there was a value."""

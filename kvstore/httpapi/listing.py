@@ -15,7 +15,7 @@ from kvstore.core.sibling import KeyState, shown
 from kvstore.core.token import seal
 from kvstore.errors import TooLarge
 from kvstore.httpapi.media import JSON, MSGPACK, document, negotiate
-from kvstore.httpapi.options import ACCEPT, check_priority, to_count, to_flag, to_timeout_ms
+from kvstore.httpapi.options import ACCEPT, left_ms, to_count, to_flag, to_priority
 from kvstore.httpapi.reply import Reply
 from kvstore.httpapi.representation import described, key_fields
 from kvstore.httpapi.routes import Call
@@ -36,7 +36,7 @@ class Listing:
         prefix, after = self._key(options, "prefix"), self._key(options, "after")
         limit = to_count(options, "limit", 1, service.limits.scan_items_max) or LIMIT_DEFAULT
         values = to_flag(options, "values")
-        check_priority(call.headers)
+        to_priority(call.headers)
         page = await service.scan(
             call.bucket,
             prefix=prefix,
@@ -44,7 +44,7 @@ class Listing:
             limit=min(limit, service.limits.scan_items_max),
             values=values,
             r=to_count(options, "r", 1),
-            timeout_s=to_timeout_ms(options, call.headers, service.limits) / 1000,
+            timeout_s=left_ms(call, service.limits) / 1000,
         )
         media = negotiate(call.headers.get(ACCEPT), LISTING_MEDIA)
         now_ms = service.wall.now_ms()

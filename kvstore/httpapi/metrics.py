@@ -16,13 +16,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from kvstore.core.admission import Priority
+
 BUCKETS_S = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 )  # fmt: skip
 ONE_KEY = ("get", "put", "delete")
 TIMED = (*ONE_KEY, "batch", "list")
 _METHODS = ("GET", "HEAD", "PUT", "DELETE", "POST", "other")
-SHED_REASONS = ("in_flight", "connections", "draining")
+SHED_REASONS = (
+    "queue_full", "queue_timeout", "outranked", "expired", "admin", "connections",
+    "connections_per_address", "client_rate", "bucket_rate",
+)  # fmt: skip
 
 
 class Metrics(Collector):
@@ -31,7 +36,10 @@ class Metrics(Collector):
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry(auto_describe=False)
         self.connections: Callable[[], int] = lambda: 0
-        self.in_flight = 0
+        self.in_flight = self.admin_in_flight = 0
+        self.admission_limit: Callable[[], int] = lambda: 0
+        self.queue_lengths: Callable[[], tuple[int, ...]] = tuple
+        self.queue_waits, self.queue_waited_s = 0, 0.0
         self.requests: dict[str, list[int]] = {method: [0] * 6 for method in _METHODS}
         self.durations: dict[str, list[int]] = {name: [0] * (len(BUCKETS_S) + 1) for name in TIMED}
         self.duration_sums_s = dict.fromkeys(TIMED, 0.0)
@@ -84,6 +92,19 @@ class Metrics(Collector):
             "kvstore_siblings_shown", "Values in those reads", self.siblings_shown
         )  # over the one above: their mean
         yield GaugeMetricFamily("kvstore_http_requests_in_flight", "Requests being worked on", self.in_flight)
+        yield GaugeMetricFamily(
+            "kvstore_admission_limit", "How many may be, as latency allows", self.admission_limit()
+        )
+        queue = GaugeMetricFamily(
+            "kvstore_queue_length", "Requests that wait for a place", labels=("priority",)
+        )
+        for priority, length in zip(Priority, self.queue_lengths(), strict=False):
+            queue.add_metric((priority.name.lower(),), length)
+        yield queue
+        yield CounterMetricFamily(
+            "kvstore_queue_waits", "Requests that waited for a place and got one", self.queue_waits
+        )
+        yield CounterMetricFamily("kvstore_queue_wait_seconds", "How long they waited", self.queue_waited_s)
         yield GaugeMetricFamily("kvstore_http_connections", "Open client connections", self.connections())
 
     def exposition(self, accept: str) -> tuple[bytes, str]:

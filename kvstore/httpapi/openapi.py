@@ -12,7 +12,7 @@ from kvstore.httpapi.routes import Answer, Parameter, Route
 from kvstore.httpapi.status_codes import PROBLEM_TYPE, STATUSES
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
-_EVERYWHERE = (400, 401, 500, 503)
+_EVERYWHERE = (400, 401, 403, 500, 503)
 _PATH_TEXTS = {
     "bucket": "Letters, digits and . _ ~ -, beginning with a letter or digit",
     "key": "Any bytes, percent-encoded; a / need not be",
@@ -59,7 +59,7 @@ def describe(routes: Iterable[Route], *, version: str) -> dict[str, Any]:
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "Only if the node has a client token",
+                    "description": "Only if the node has client tokens; x-role: what it must include",
                 }
             },
         },
@@ -86,8 +86,10 @@ def _operation(route: Route) -> dict[str, Any]:
             "required": True,
             "content": {media: {"schema": dict(schema)} for media, schema in route.body.items()},
         }
-    if route.is_open:
+    if route.needs is None:
         operation["security"] = []
+    else:
+        operation["x-role"] = route.needs.name.lower()
     for code in sorted({*_EVERYWHERE, *route.problems}):
         operation["responses"].setdefault(str(code), _problem(code))
     return operation
@@ -147,7 +149,7 @@ def _schemas() -> dict[str, Any]:
              "detail": _TEXT, "advice": _TEXT, "outcome": {"type": "string", "enum": ["failed", "unknown"]},
              "required": integer, "received": integer, "asked": integer, "hinted": integer,
              "replicas": {"type": "array", "items": _object({"node": _TEXT, "answer": _TEXT})},
-             "request_id": _TEXT, "instance": _TEXT},
+             "reason": _TEXT, "request_id": _TEXT, "instance": _TEXT},
             ("type", "title", "status"),
         ),
         "Sibling": sibling,

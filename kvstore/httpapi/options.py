@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 
+from kvstore.core.admission import Priority
 from kvstore.core.limits import Limits
 from kvstore.core.message import Get, Put
 from kvstore.core.ring import full_key
@@ -35,7 +36,7 @@ SESSION = istr("KV-Session")
 TIMEOUT = istr("KV-Timeout-Ms")
 META = "kv-meta-"
 
-PRIORITIES = ("critical", "normal", "background")
+PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 MODES = {"blind": "overwrite", "sibling": "sibling"}
 TTL_S_MAX = 100 * 365 * 86_400
 COUNT_MAX = 99  # more replicas than any cluster of this kind has
@@ -54,8 +55,9 @@ def to_get(call: Call, service: Service) -> Get:
     options, headers = call.options, call.headers
     session = headers.get(SESSION)
     seen = b"" if session is None else _opened(session, call, service)
-    timeout_ms = to_timeout_ms(options, headers, service.limits)
-    check_priority(headers)
+    timeout_ms = left_ms(call, service.limits)
+    if PRIORITY in headers:
+        to_priority(headers)
     if not options:
         return Get(call.bucket, call.key, None, None, None, False, seen, timeout_ms)
     return Get(
@@ -78,7 +80,8 @@ def to_put(call: Call, service: Service, value: bytes, *, tombstone: bool = Fals
     token = headers.get(CONTEXT)
     context = None if token is None else _opened(token, call, service)
     if_match, if_absent = _conditions(headers, tombstone=tombstone)
-    check_priority(headers)
+    if PRIORITY in headers:
+        to_priority(headers)
     mode = ttl_ms = durability = n = w = pw = None
     if options:
         mode = to_choice(options, "mode", tuple(MODES))
@@ -107,7 +110,7 @@ def to_put(call: Call, service: Service, value: bytes, *, tombstone: bool = Fals
         n,
         w,
         pw,
-        to_timeout_ms(options, headers, limits),
+        left_ms(call, limits),
         sloppy=to_flag(options, "sloppy") if "sloppy" in options else None,
     )
 
@@ -188,11 +191,20 @@ def _durable(call: Call, service: Service) -> tuple[str | None, int | None]:
 # --- headers ----------------------------------------------------------------------------------------
 
 
-def check_priority(headers: Headers) -> None:
-    """Accepted and checked; this release treats all alike."""
-    priority = headers.get(PRIORITY)
-    if priority is not None and priority not in PRIORITIES:
-        raise InvalidRequest(f"KV-Priority {priority[:64]!r} must be one of {', '.join(PRIORITIES)}")
+def to_priority(headers: Headers) -> Priority:
+    given = headers.get(PRIORITY)
+    if given is None:
+        return Priority.NORMAL
+    priority = PRIORITIES.get(given)
+    if priority is None:
+        raise InvalidRequest(f"KV-Priority {given[:64]!r} must be one of {', '.join(PRIORITIES)}")
+    return priority
+
+
+def left_ms(call: Call, limits: Limits) -> int:
+    """Of the request's time, when its work begins; at least 1."""
+    timeout_ms = to_timeout_ms(call.options, call.headers, limits)
+    return timeout_ms if not call.waited_s else max(1, timeout_ms - int(call.waited_s * 1000))
 
 
 def check_metadata(name: str, value: str) -> None:

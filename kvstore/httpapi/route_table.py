@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kvstore.core.credential import Role
+from kvstore.core.limits import Limits
 from kvstore.core.ring import PARTITIONS
-from kvstore.httpapi.admin_routes import AdminRoutes
+from kvstore.httpapi.admin_routes import PROPERTIES_BYTES_MAX, AdminRoutes
 from kvstore.httpapi.data_routes import DataRoutes
 from kvstore.httpapi.media import JSON, JSON_LINES, MSGPACK, MULTIPART
 from kvstore.httpapi.options import COUNT_MAX, PRIORITIES
 from kvstore.httpapi.repair_routes import RepairRoutes
-from kvstore.httpapi.routes import Answer, Handler, Parameter, Route
+from kvstore.httpapi.routes import Answer, Handler, Lane, Parameter, Route
 
 Schema = Mapping[str, Any]
 
@@ -38,7 +40,11 @@ def _header(name: str, text: str, schema: Schema = _TEXT) -> Parameter:
 _COMMON = (
     _header("KV-Request-Id", "Name of the request in answers and logs; made up if missing"),
     _header("KV-Timeout-Ms", "Deadline in ms, as the option timeout", {"type": "integer", "minimum": 1}),
-    _header("KV-Priority", "Accepted; all alike in this release", {"type": "string", "enum": [*PRIORITIES]}),
+    _header(
+        "KV-Priority",
+        "Who goes first where not all can; normal if not given",
+        {"type": "string", "enum": [*PRIORITIES]},
+    ),
     _header("traceparent", "W3C trace context; named in the log if the request fails"),
 )
 _TIMEOUT = _option("timeout", _TEXT, "Deadline: 500 or 500ms, or 2s")
@@ -114,26 +120,27 @@ _READ_ANSWERS = (
     Answer(404, "No value; with KV-Context where there was one", {}, (*_RECEIPT, "KV-Context")),
 )
 _WRITTEN = (Answer(204, "Applied, as KV-Acks says", {}, _VALUE),)
-_READ_PROBLEMS = (503,)
-_WRITE_PROBLEMS = (412, 428, 503, 504, 507)
+_READ_PROBLEMS = (429, 503)
+_WRITE_PROBLEMS = (412, 428, 429, 503, 504, 507)
 
 KEY_PATH = "/v1/kv/{bucket}/{key}"
 BUCKET_PATH = "/v1/kv/{bucket}"
 
 
-def key_routes(data: DataRoutes) -> tuple[Route, ...]:
+def key_routes(data: DataRoutes, limits: Limits) -> tuple[Route, ...]:
     return (
         Route("GET", KEY_PATH, data.get, "Read one key", _READ_ANSWERS, _READ, {}, _READ_PROBLEMS, "get"),
         Route("HEAD", KEY_PATH, data.get, "The same without the value", _READ_ANSWERS, _READ, {},
               _READ_PROBLEMS, "get"),
         Route("PUT", KEY_PATH, data.put, "Write one key", _WRITTEN, _PUT, {"*/*": _BYTES},
-              (408, 413, *_WRITE_PROBLEMS), "put", writes=True),
+              (408, 413, *_WRITE_PROBLEMS), "put", writes=True, needs=Role.WRITE,
+              body_bytes_max=limits.value_bytes_max),
         Route("DELETE", KEY_PATH, data.delete, "Delete one key; 204 also if it is absent", _WRITTEN, _DELETE,
-              {}, _WRITE_PROBLEMS, "delete", writes=True),
+              {}, _WRITE_PROBLEMS, "delete", writes=True, needs=Role.WRITE),
     )  # fmt: skip
 
 
-def collection_routes(page: Handler, batch: Handler) -> tuple[Route, ...]:
+def collection_routes(page: Handler, batch: Handler, limits: Limits) -> tuple[Route, ...]:
     forms = (JSON, MSGPACK)
     return (
         Route("GET", BUCKET_PATH, page, "List the keys of a bucket, in order",
@@ -145,7 +152,7 @@ def collection_routes(page: Handler, batch: Handler) -> tuple[Route, ...]:
                       {m: {"type": "array", "items": _ref("Answered")} for m in (*forms, JSON_LINES)}),),
               (_header("Accept", "Form of the answer; that of the request if not given"), *_COMMON),
               {m: {"type": "array", "items": _ref("Operation")} for m in (*forms, JSON_LINES)},
-              (408, 413, 503), "batch", writes=True),
+              (408, 413, 429, 503), "batch", writes=True, body_bytes_max=limits.batch_bytes_max),
     )  # fmt: skip
 
 
@@ -157,30 +164,33 @@ def admin_routes(admin: AdminRoutes) -> tuple[Route, ...]:
     text: Mapping[str, Schema] = {"text/plain": _TEXT}
     return (
         Route("GET", "/v1/buckets", admin.buckets, "Buckets with properties of their own",
-              json_of(_ref("Buckets"))),
-        Route("GET", "/v1/buckets/{bucket}", admin.get_bucket, "Effective properties of a bucket", bucket),
+              json_of(_ref("Buckets")), needs=Role.ADMIN, lane=Lane.ADMIN),
+        Route("GET", "/v1/buckets/{bucket}", admin.get_bucket, "Effective properties of a bucket", bucket,
+              lane=Lane.ADMIN),
         Route("PUT", "/v1/buckets/{bucket}", admin.set_bucket, "Set properties; others stay as they are",
-              bucket, (), {JSON: _ref("Properties")}, (408, 413, 503, 504), writes=True),
-        Route("GET", "/v1/cluster", admin.cluster, "Members and their state", json_of(_OBJECT)),
+              bucket, (), {JSON: _ref("Properties")}, (408, 413, 503, 504), writes=True, needs=Role.ADMIN,
+              lane=Lane.ADMIN, body_bytes_max=PROPERTIES_BYTES_MAX),
+        Route("GET", "/v1/cluster", admin.cluster, "Members and their state", json_of(_OBJECT),
+              lane=Lane.ADMIN),
         Route("GET", "/v1/layout", admin.layout, "Who is home of which partition: for clients that route",
               (Answer(200, "The layout", {JSON: _OBJECT}, ("ETag", "KV-Layout")),
                Answer(304, "Still the ETag of If-None-Match", {}, ("ETag",))),
-              (_header("If-None-Match", "304 if the ETag is still this"),), {}, (503,)),
+              (_header("If-None-Match", "304 if the ETag is still this"),), {}, (503,), lane=Lane.ADMIN),
         Route("GET", "/v1/explain/{bucket}/{key}", admin.explain, "The homes of a key, and what each holds",
-              json_of(_OBJECT), (), {}, (503,)),
+              json_of(_OBJECT), (), {}, (503,), lane=Lane.ADMIN),
         Route("GET", "/v1/hints", admin.hints, "What this node keeps for nodes that are away",
-              json_of(_ref("Hints"))),
+              json_of(_ref("Hints")), lane=Lane.ADMIN),
         Route("GET", "/livez", admin.livez, "The process answers", (Answer(200, "It does", text),),
-              is_open=True, is_admitted=False),
+              needs=None, lane=Lane.FREE),
         Route("GET", "/readyz", admin.readyz, "The node can serve",
               (Answer(200, "It can", text), Answer(503, "It cannot, and says why", text)),
               (_option("verbose", _FLAG, "Every check, not only those that fail"),),
-              is_open=True, is_admitted=False),
+              needs=None, lane=Lane.FREE),
         Route("GET", "/metrics", admin.metrics, "Metrics for Prometheus", (Answer(200, "Metrics", text),),
-              (_header("Accept", "OpenMetrics or the text format"),), is_admitted=False),
-        Route("GET", "/version", admin.version, "What runs here", json_of(_OBJECT), is_open=True,
-              is_admitted=False),
-        Route("GET", "/openapi.json", admin.openapi, "This description", json_of(_OBJECT), is_admitted=False),
+              (_header("Accept", "OpenMetrics or the text format"),), lane=Lane.FREE),
+        Route("GET", "/version", admin.version, "What runs here", json_of(_OBJECT), needs=None,
+              lane=Lane.FREE),
+        Route("GET", "/openapi.json", admin.openapi, "This description", json_of(_OBJECT), lane=Lane.FREE),
     )  # fmt: skip
 
 
@@ -201,13 +211,15 @@ def repair_routes(repair: RepairRoutes) -> tuple[Route, ...]:
                _option("key", _TEXT, "Percent-encoded bytes"),
                _option("partition", {"type": "integer", "minimum": 0, "maximum": PARTITIONS - 1},
                        "Repair one partition"),
-               _option("all", _FLAG, "Repair every partition"), *_WAIT), {}, (503, 504, 507), writes=True),
+               _option("all", _FLAG, "Repair every partition"), *_WAIT), {}, (503, 504, 507), writes=True,
+              needs=Role.ADMIN, lane=Lane.ADMIN),
         Route("GET", "/v1/repair", repair.status, "What this node has compared and healed, and when",
-              (Answer(200, "As described", {JSON: _OBJECT}),)),
+              (Answer(200, "As described", {JSON: _OBJECT}),), lane=Lane.ADMIN),
         Route("GET", "/v1/tasks", repair.tasks, "Tasks of this node, the newest first",
-              (Answer(200, "Those that run, and the last that ended", {JSON: _ref("Tasks")}),)),
+              (Answer(200, "Those that run, and the last that ended", {JSON: _ref("Tasks")}),),
+              lane=Lane.ADMIN),
         Route("POST", "/v1/barrier", repair.barrier,
               "Return when every write acknowledged before is on all live homes",
               (task(200, "So it is; `missing` names the homes that are not live"),),
-              (_WAIT[1],), {}, (503, 504), writes=True),
+              (_WAIT[1],), {}, (503, 504), writes=True, needs=Role.ADMIN, lane=Lane.ADMIN),
     )  # fmt: skip

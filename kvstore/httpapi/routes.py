@@ -7,14 +7,14 @@ leave out what the node understands, nor the other way round.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from enum import Enum
 from typing import Any, NamedTuple
 
-from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from kvstore.core.bucket import check_bucket_name
-from kvstore.errors import InvalidRequest, NotFound, TooLarge
-from kvstore.httpapi.connection import WholeRequest
+from kvstore.core.credential import ANYBODY, Principal, Role
+from kvstore.errors import Forbidden, InvalidRequest, NotFound, TooLarge
 from kvstore.httpapi.reply import Reply
 from kvstore.httpapi.status_codes import MethodNotAllowed
 from kvstore.httpapi.target import decoded, decoded_text
@@ -25,10 +25,12 @@ _NAMES_REMEMBERED_MAX = 4096
 class Call:
     """One request, or one operation of a batch, as handlers see it.
 
-    `options`: of the query, values as bytes. `request` is None inside of a batch.
+    `options`: of the query, values as bytes. `client`: whom requests are counted for, if anybody counts
+    them. `waited_s`: for its body and for a place, before its work began.
     """
 
-    __slots__ = ("bucket", "headers", "key", "method", "options", "request", "request_id")
+    __slots__ = ("body", "bucket", "client", "headers", "key", "method", "options",
+                 "principal", "request_id", "waited_s")  # fmt: skip
 
     def __init__(
         self,
@@ -38,13 +40,22 @@ class Call:
         options: dict[str, bytes],
         headers: CIMultiDict[str] | CIMultiDictProxy[str],
         request_id: str,
-        request: web.BaseRequest | WholeRequest | None = None,
+        body: bytes = b"",
     ) -> None:
         self.method, self.bucket, self.key, self.options = method, bucket, key, options
-        self.headers, self.request_id, self.request = headers, request_id, request
+        self.headers, self.request_id, self.body = headers, request_id, body
+        self.client, self.waited_s, self.principal = "", 0.0, ANYBODY
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
+
+
+class Lane(Enum):
+    """What a request waits behind. Health and administration are needed most when a node is full."""
+
+    DATA = "data"  # other data: a place in flight, in the order of priority
+    ADMIN = "admin"  # nothing; so many at once, and no more
+    FREE = "free"  # nothing, and there is no bound but that of connections
 
 
 class Parameter(NamedTuple):
@@ -69,10 +80,9 @@ class Answer(NamedTuple):
 class Route(NamedTuple):
     """`path`: literal, or a prefix followed by {bucket} or {bucket}/{key}.
 
-    `is_open`: needs no credential. `is_admitted`: counts against the node's requests in flight; health
-    and metrics do not, since they are asked most when the node is full. `writes`: an error must say
-    what may have been applied. `timed` names its histogram. `problems`: statuses beside those that
-    every route can give.
+    `needs`: the role a credential must have, None for a route that is open to all. `lane`: what it waits
+    behind. `body_bytes_max`: 0 where no body is read. `writes`: an error must say what may have been
+    applied. `timed` names its histogram. `problems`: statuses beside those that every route can give.
     """
 
     method: str
@@ -85,8 +95,9 @@ class Route(NamedTuple):
     problems: tuple[int, ...] = ()
     timed: str = ""
     writes: bool = False
-    is_open: bool = False
-    is_admitted: bool = True
+    needs: Role | None = Role.READ
+    lane: Lane = Lane.DATA
+    body_bytes_max: int = 0
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -151,6 +162,16 @@ class Router:
         if name == raw and len(self._names) < _NAMES_REMEMBERED_MAX:
             self._names.add(name)
         return name
+
+
+def check_permission(principal: Principal, needed: Role, bucket: str) -> None:
+    """Raises Forbidden."""
+    if not principal.may(needed, bucket):
+        where = f"bucket {bucket}" if bucket else "what is of no bucket"
+        raise Forbidden(
+            f"the token of {principal.name} does not include the role {needed.name.lower()} for {where}",
+            advice="use a token whose role and buckets include it: `kvstore token new`",
+        )
 
 
 def check_key(key: bytes, bytes_max: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from kvstore.core.credential import Credentials
 from kvstore.errors import ConfigError
 from kvstore.httpapi.app import App
 from kvstore.httpapi.connection import Connection, ConnectionPool, Refusal
@@ -23,31 +24,34 @@ _LAST_WRITE_S = 0.2  # for answers that are on their way out when the deadline p
 
 
 class HttpServer:
-    """`metrics.registry` takes collectors of other rooms. `report`: an event and its fields, for the log.
+    """`metrics.registry` takes collectors of other rooms. `report`, `audit`: an event and its fields, to log.
 
-    `client_token`: what clients must send as a bearer; None or "" for none.
+    `credentials`: whose bearer tokens are let in; None for everybody.
     """
 
     def __init__(
         self,
         service: Service,
         *,
-        client_token: str | None = None,
+        credentials: Credentials | None = None,
         metrics: Metrics | None = None,
         report: Callable[..., None] = lambda event, **fields: None,
+        audit: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         limits = service.limits
         self.metrics = metrics or Metrics()
         self.metrics.registry.register(NodeMetrics(service))
         UpkeepMetrics(service.upkeep.figures, self.metrics.registry)
         self._limits = limits
-        self._app = App(service, self.metrics, client_token=client_token, report=report)
+        self._app = App(service, self.metrics, credentials=credentials, report=report, audit=audit)
         self._pool = ConnectionPool(
             connections_max=limits.connections_max,
+            connections_per_address_max=limits.connections_per_address_max,
             header_timeout_s=limits.header_timeout_s,
             handle=self._app.handle,
             answer=self._app.answer,
             shed=self._shed_connection,
+            swept=self._app.rates.refresh,
             report=report,
         )
         self.metrics.connections = lambda: len(self._pool.open)
@@ -64,6 +68,10 @@ class HttpServer:
             raise _cannot_listen(host, port, error) from None
         bound = self._listener.sockets[0].getsockname()
         return str(bound[0]), int(bound[1])
+
+    def let_in(self, credentials: Credentials | None) -> None:
+        """Holds from the next request on, on every connection."""
+        self._app.authentication.credentials = credentials
 
     def drain(self) -> None:
         """Not ready from now on; each connection closes after its next answer."""
@@ -83,12 +91,13 @@ class HttpServer:
         self._manager.pre_shutdown()
         await self._manager.shutdown(max(_LAST_WRITE_S, deadline_s - loop.time()))
         self._pool.stop()
+        self._app.stop()
 
     def _accept(self) -> asyncio.Protocol:
         """Called for each connection."""
         pool = self._pool
         if pool.is_full:
-            return Refusal(pool)
+            return Refusal(pool, "connections")
         return Connection(
             pool,
             self._manager,
@@ -98,8 +107,8 @@ class HttpServer:
             auto_decompress=False,  # values are stored as sent; and no small body may become a large one
         )
 
-    def _shed_connection(self) -> None:
-        self.metrics.sheds["connections"] += 1
+    def _shed_connection(self, reason: str) -> None:
+        self.metrics.sheds[reason] += 1
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:

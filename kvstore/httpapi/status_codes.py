@@ -48,6 +48,7 @@ TABLE: dict[type[BaseException], Status] = {
     errors.InvalidContext: Status(400, "invalid-context", "The causal context is not valid for this key"),
     BodyBroken: Status(400, "broken-body", "The body did not arrive whole"),
     errors.Unauthorized: Status(401, "unauthorized", "A valid credential is needed"),
+    errors.Forbidden: Status(403, "forbidden", "The credential does not go so far"),
     errors.NotFound: Status(404, "no-such-route", "Nothing is here"),
     NoSuchSibling: Status(404, "no-such-sibling", "The sibling is not there, or not any more"),
     MethodNotAllowed: Status(405, "method-not-allowed", "The path does not know this method"),
@@ -63,6 +64,7 @@ TABLE: dict[type[BaseException], Status] = {
     errors.StaleRead: Status(503, "stale", "No replica in reach has what this session has seen"),
     errors.QuorumNotMet: Status(503, "quorum-not-met", "Too few replicas answered"),
     errors.Overloaded: Status(503, "overloaded", "The node sheds load"),
+    errors.RateLimited: Status(429, "rate-limited", "More requests per second than allowed"),
     errors.NotReady: Status(503, "not-ready", "The node does not serve now"),
     errors.Unavailable: Status(503, "unavailable", "The cluster could not do it now"),
     errors.StorageFull: Status(507, "storage-full", "The node has no space for writes"),
@@ -74,6 +76,7 @@ TABLE: dict[type[BaseException], Status] = {
 
 _WRITE_TIMEOUT = Status(504, "write-timeout", "Too few replicas answered; the write may be applied")
 _RETRY_AFTER_S = 1.0
+_RETRY_AFTER_MAX_S = 3600.0
 
 STATUSES = (*TABLE.values(), _WRITE_TIMEOUT)
 """Every answer that is a problem, for the description of the routes."""
@@ -106,6 +109,8 @@ def problem_of(error: BaseException, *, write: bool, request_id: str, instance: 
         problem["detail"] = f"see the node's log for request {request_id}"
     if write:
         problem["outcome"] = outcome_of(error)
+    if isinstance(error, Overloaded) and error.reason:
+        problem["reason"] = error.reason
     if isinstance(error, QuorumNotMet):
         problem["required"], problem["received"] = error.required, error.received
         problem["asked"], problem["hinted"] = error.asked, error.hinted
@@ -123,5 +128,5 @@ def headers_of(error: BaseException, status: Status) -> str:
         return 'WWW-Authenticate: Bearer realm="kvstore"\r\n'
     if status.code in (429, 503):
         after_s = error.retry_after_s if isinstance(error, Overloaded) else _RETRY_AFTER_S
-        return f"Retry-After: {max(1, math.ceil(after_s))}\r\n"
+        return f"Retry-After: {max(1, math.ceil(min(after_s, _RETRY_AFTER_MAX_S)))}\r\n"
     return ""

@@ -22,6 +22,7 @@ from kvstore.errors import (
     PreconditionFailed,
     QuorumNotMet,
     QuorumUnavailable,
+    RateLimited,
     RequestTimeout,
     StaleRead,
     StorageFull,
@@ -89,6 +90,14 @@ def put_ids(*nodes: StubNode) -> list[str]:
 
 
 # --- what goes out ----------------------------------------------------------------------------------
+
+
+async def test_a_priority_goes_out_with_everything(world: Fixture, node: StubNode) -> None:
+    for priority, sent in (("normal", None), ("background", "background"), ("critical", "critical")):
+        await world.client(node, priority=priority).bucket("users").put("a", b"v")
+        assert node.data[-1].headers.get("kv-priority") == sent
+    with pytest.raises(InvalidRequest, match="priority='urgent'"):
+        world.client(node, priority="urgent")
 
 
 async def test_a_put_as_it_goes_out(world: Fixture, node: StubNode) -> None:
@@ -289,7 +298,7 @@ PROBLEMS: list[tuple[Answer, type[KVStoreError], str]] = [
     (problem(503, "quorum-unavailable"), QuorumUnavailable, "failed"),
     (problem(504, "write-timeout", outcome="unknown"), QuorumNotMet, "unknown"),
     (problem(503, "overloaded", retry_after="7"), Overloaded, "failed"),
-    (problem(429, "rate-limited", retry_after="7"), Overloaded, "failed"),
+    (problem(429, "rate-limited", retry_after="7"), RateLimited, "failed"),
     (problem(507, "storage-full"), StorageFull, "failed"),
     (problem(500, "internal", outcome="unknown"), KVStoreError, "unknown"),
     (problem(500, "internal"), KVStoreError, "unknown"),

@@ -81,6 +81,10 @@ def test_a_request_has_valid_counts_or_is_refused(
         ({"blind": "yes"}, "blind='yes' must be one of overwrite, sibling, reject"),
         ({"durability": ""}, "durability='' must be one of sync, async"),
         ({"ttl_s": -1.0}, "ttl_s=-1.0"),
+        ({"requests_per_s": -1.0}, "requests_per_s=-1.0 must be 0 .any. or 0.001 to"),
+        ({"requests_per_s": 1e-9}, "requests_per_s=1e-09"),
+        ({"requests_per_s": float("nan")}, "requests_per_s=nan"),
+        ({"requests_per_s": float("inf")}, "requests_per_s=inf"),
         ({"ttl_s": 0.0001}, "ttl_s=0.0001 must be 0 .never. or lie between 1 ms and 100 years"),
         ({"ttl_s": float("nan")}, "ttl_s=nan"),
         ({"ttl_s": float("inf")}, "ttl_s=inf"),
@@ -131,6 +135,7 @@ def test_what_was_set_comes_back() -> None:
         "durability": "async",
         "ttl_s": 1.5,
         "sloppy": False,
+        "requests_per_s": 0.5,
     }
     assert properties_from(values, DEFAULT).as_dict() == values
     assert properties_from({}, DEFAULT) == DEFAULT

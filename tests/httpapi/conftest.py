@@ -15,6 +15,7 @@ import pytest
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from kvstore.core.credential import Credentials, only
 from kvstore.core.limits import DEFAULT_LIMITS, Limits
 from kvstore.httpapi import HttpServer
 from tests.httpapi.fake_service import FakeService
@@ -42,10 +43,16 @@ class Answer(NamedTuple):
 class Api:
     """A server, the node behind it, and what it reported."""
 
-    def __init__(self, service: FakeService, client_token: str | None) -> None:
+    def __init__(self, service: FakeService, credentials: Credentials | None) -> None:
         self.service = service
         self.reports: list[tuple[str, dict[str, Any]]] = []
-        self.server = HttpServer(service, client_token=client_token, report=self._report)
+        self.audited: list[dict[str, Any]] = []
+        self.server = HttpServer(
+            service,
+            credentials=credentials,
+            report=self._report,
+            audit=lambda event, **fields: self.audited.append(fields),
+        )
         self.host, self.port = "", 0
         self.session: aiohttp.ClientSession
 
@@ -120,9 +127,11 @@ async def start() -> AsyncIterator[Start]:
     """Starts servers: `await start(client_token=..., connections_max=...)`."""
     running: list[Api] = []
 
-    async def one(*, client_token: str | None = None, **limits: Any) -> Api:
+    async def one(*, client_token: str = "", credentials: Credentials | None = None, **limits: Any) -> Api:
+        if client_token:
+            credentials = Credentials(only(client_token, "operator"))
         chosen: Limits = replace(DEFAULT_LIMITS, **limits)
-        api = Api(FakeService(chosen), client_token)
+        api = Api(FakeService(chosen), credentials)
         await api.start()
         running.append(api)
         return api

@@ -267,8 +267,8 @@ async def test_half_a_body_is_no_value(api: Api) -> None:
     async with api.raw() as (_, writer):
         writer.write(f"PUT {K} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc".encode())
         await writer.drain()
-        await until(lambda: api.server.metrics.in_flight == 1, "the request began")
-    await until(lambda: api.server.metrics.in_flight == 0, "the request ended")
+        await until(lambda: api.server._app._active == 1, "the request began")
+    await until(lambda: api.server._app._active == 0, "the request ended")
     assert api.service.seen == []
 
 
@@ -286,7 +286,7 @@ async def test_broken_chunks_that_come_late_are_no_value_either(start: Start) ->
     async with api.raw() as (reader, writer):
         writer.write(f"PUT {K} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
         await writer.drain()
-        await until(lambda: api.server.metrics.in_flight == 1, "the request began")
+        await until(lambda: api.server._app._active == 1, "the request began")
         writer.write(b"zz\r\nabc\r\n")
         async with asyncio.timeout(DEADLINE_S):
             assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")

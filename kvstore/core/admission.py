@@ -1,0 +1,133 @@
+"""Admission: how much a node works on at once, and who waits for a place, how long, in which order. Pure.
+
+In flight: additive increase, multiplicative decrease on the 90th percentile of what requests take
+(Welsh, Culler, "Adaptive overload control for busy Internet servers", USITS 2003). The target is an
+absolute time. Multiples of the latency without load, as TCP Vegas and its kin take them, would forbid
+the waiting that buys grouped syncs and grouped frames.
+
+Waiting: a line that is empty now and then has a burst, and whoever waits will be served; one that
+stands only makes everybody late. So the patience shrinks once a line has stood for longer than the
+long patience (CoDel as in Maurer, "Fail at scale", ACM Queue 2015).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+from typing import Generic, TypeVar
+
+_T = TypeVar("_T")
+
+SLOW_SHARE_MAX = 0.1
+SAMPLES_MIN = 20
+WINDOW_S = 0.2  # a step shows its effect only after what was in flight has been answered
+DECREASE = 0.8
+INCREASE_STEPS = 32  # windows from nothing to everything: 6.4 s
+
+
+class Priority(IntEnum):
+    """The larger goes first when load is shed, and waits longer."""
+
+    CRITICAL = 0
+    NORMAL = 1
+    BACKGROUND = 2
+
+
+class ConcurrencyLimit:
+    """`value` lies in [low, high]. Below `places[priority]` in flight one of that priority may enter.
+
+    Background work gets half of the places, and a sixteenth is kept for what is critical.
+    """
+
+    __slots__ = ("_count", "_ends_s", "_slow", "high", "low", "places", "target_s", "value")
+
+    def __init__(self, *, low: int, high: int, target_s: float) -> None:
+        assert 1 <= low <= high
+        self.low, self.high, self.target_s = low, high, target_s
+        self._count = self._slow = 0
+        self._ends_s = 0.0
+        self._set(high)
+
+    def _set(self, value: int) -> None:
+        self.value = value
+        self.places = (value, value - value // 16, max(1, value // 2))
+
+    def answered(self, took_s: float, now_s: float) -> None:
+        """One request of a single key is done. Called for each, so it is cheap: 0.15 µs."""
+        self._count += 1
+        if took_s > self.target_s:
+            self._slow += 1
+        if now_s >= self._ends_s and self._count >= SAMPLES_MIN:
+            if self._slow > self._count * SLOW_SHARE_MAX:
+                self._set(max(self.low, int(self.value * DECREASE)))
+            elif self.value < self.high:
+                self._set(min(self.high, self.value + max(1, self.high // INCREASE_STEPS)))
+            self._count = self._slow = 0
+            self._ends_s = now_s + WINDOW_S
+
+
+class Waiting(Generic[_T]):
+    """One request in the line. `expires_s`: when its client gives up."""
+
+    __slots__ = ("expires_s", "item", "joined_s", "priority")
+
+    def __init__(self, item: _T, priority: Priority, joined_s: float, expires_s: float) -> None:
+        self.item, self.priority, self.joined_s, self.expires_s = item, priority, joined_s, expires_s
+
+
+class WaitingLine(Generic[_T]):
+    """The higher priority first, and within one who came first. At most `length_max` wait."""
+
+    def __init__(self, *, length_max: int, patience_s: float, standing_patience_s: float) -> None:
+        self.length_max = length_max
+        self.patience_s, self.standing_patience_s = patience_s, standing_patience_s
+        self.length = 0
+        self._lines: tuple[deque[Waiting[_T]], ...] = tuple(deque() for _ in Priority)
+        self._standing_since_s = 0.0
+
+    def lengths(self) -> tuple[int, ...]:
+        """By priority."""
+        return tuple(map(len, self._lines))
+
+    def is_full_for(self, priority: Priority) -> bool:
+        """Whether one of this priority would be shed at once."""
+        return self.length >= self.length_max and not any(self._lines[priority + 1 :])
+
+    def join(self, newcomer: Waiting[_T], now_s: float) -> Waiting[_T] | None:
+        """Who has to go for it: the youngest of the lowest priority, if need be the newcomer itself."""
+        if not self.length:
+            self._standing_since_s = now_s
+        shed = None
+        if self.length >= self.length_max:
+            lowest = next((line for line in reversed(self._lines) if line), None)
+            if lowest is None or lowest[-1].priority <= newcomer.priority:
+                return newcomer
+            shed = lowest.pop()
+            self.length -= 1
+        self._lines[newcomer.priority].append(newcomer)
+        self.length += 1
+        return shed
+
+    def first(self) -> Waiting[_T] | None:
+        """Whose turn it is; it stays in the line until it has left."""
+        return next((line[0] for line in self._lines if line), None)
+
+    def leave(self, waiting: Waiting[_T]) -> None:
+        """It got its place, or its client is gone. No matter if it was shed already."""
+        line = self._lines[waiting.priority]
+        if line and line[0] is waiting:
+            line.popleft()
+        elif waiting in line:
+            line.remove(waiting)
+        else:
+            return
+        self.length -= 1
+
+    def impatient(self, now_s: float) -> list[Waiting[_T]]:
+        """Takes out who has waited too long, and whose client has given up."""
+        stands = self.length > 0 and now_s - self._standing_since_s > self.patience_s
+        oldest_s = now_s - (self.standing_patience_s if stands else self.patience_s)
+        gone = [w for line in self._lines for w in line if w.joined_s <= oldest_s or w.expires_s <= now_s]
+        for waiting in gone:
+            self.leave(waiting)
+        return gone

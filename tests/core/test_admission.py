@@ -1,0 +1,151 @@
+"""The limit against one that keeps every latency, the line against one that sorts a list."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvstore.core.admission import SAMPLES_MIN, WINDOW_S, ConcurrencyLimit, Priority, Waiting, WaitingLine
+
+# --- how many at once -----------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(0, 400),
+    st.lists(st.tuples(st.sampled_from([0.01, 0.2, 0.2001, 3.0]), st.floats(0, 0.05)), max_size=400),
+)
+def test_the_limit_is_that_of_a_model_that_keeps_every_latency(
+    low: int, room: int, answers: list[tuple[float, float]]
+) -> None:
+    high = low + room
+    limit = ConcurrencyLimit(low=low, high=high, target_s=0.2)
+    expected, kept, window_ends_s, now_s = high, list[float](), 0.0, 0.0
+    for took_s, later_s in answers:
+        now_s += later_s
+        limit.answered(took_s, now_s)
+        kept.append(took_s)
+        if now_s >= window_ends_s and len(kept) >= SAMPLES_MIN:
+            ninth_decile_s = sorted(kept, reverse=True)[int(len(kept) * 0.1)]
+            if ninth_decile_s > 0.2:
+                expected = max(low, int(expected * 0.8))
+            else:
+                expected = min(high, expected + max(1, high // 32))
+            kept, window_ends_s = [], now_s + WINDOW_S
+        assert limit.value == expected
+        assert low <= limit.value <= high
+
+
+@given(st.integers(1, 100_000))
+def test_each_priority_has_a_place_and_no_more_than_those_above_it(high: int) -> None:
+    critical, normal, background = ConcurrencyLimit(low=1, high=high, target_s=1.0).places
+    assert 1 <= background <= normal <= critical == high
+
+
+def answer_all(limit: ConcurrencyLimit, took_s: float, *, from_s: float, for_s: float) -> float:
+    """A hundred answers a second; when it ends."""
+    now_s = from_s
+    while now_s < from_s + for_s:
+        now_s += 0.01
+        limit.answered(took_s, now_s)
+    return now_s
+
+
+def test_slowness_brings_it_to_the_lower_end_and_speed_back_up_in_ten_seconds() -> None:
+    limit = ConcurrencyLimit(low=16, high=256, target_s=0.25)
+    now_s = answer_all(limit, 0.4, from_s=0.0, for_s=4.0)
+    assert limit.value == 16
+    answer_all(limit, 0.1, from_s=now_s, for_s=10.0)
+    assert limit.value == 256
+
+
+def test_one_slow_request_in_ten_is_no_slowness() -> None:
+    limit = ConcurrencyLimit(low=16, high=256, target_s=0.25)
+    for number in range(1000):
+        limit.answered(9.0 if number % 10 == 0 else 0.01, number * 0.01)
+    assert limit.value == 256
+
+
+# --- who waits ------------------------------------------------------------------------------------------
+
+
+class Model:
+    """A list that is sorted and searched."""
+
+    def __init__(self, length_max: int) -> None:
+        self.length_max = length_max
+        self.all: list[tuple[Priority, int, float, float]] = []  # priority, arrival, joined, expires
+        self.since_s = 0.0
+
+    def join(self, entry: tuple[Priority, int, float, float]) -> int | None:
+        """The arrival number of who is shed."""
+        if not self.all:
+            self.since_s = entry[2]
+        self.all.append(entry)
+        if len(self.all) <= self.length_max:
+            return None
+        shed = max(self.all, key=lambda e: (e[0], e[1]))
+        self.all.remove(shed)
+        return shed[1]
+
+    def first(self) -> int | None:
+        return min(self.all)[1] if self.all else None
+
+    def leave(self, arrival: int) -> None:
+        self.all = [e for e in self.all if e[1] != arrival]
+
+    def impatient(self, now_s: float) -> set[int]:
+        patience_s = 0.02 if self.all and now_s - self.since_s > 0.1 else 0.1
+        gone = {e[1] for e in self.all if e[2] <= now_s - patience_s or e[3] <= now_s}
+        self.all = [e for e in self.all if e[1] not in gone]
+        return gone
+
+
+steps = st.one_of(
+    st.tuples(st.just("join"), st.sampled_from(Priority), st.sampled_from([0.01, 0.05, 9.0])),
+    st.tuples(st.sampled_from(["serve", "sweep"]), st.just(Priority.NORMAL), st.just(0.0)),
+    st.tuples(st.just("hang up"), st.just(Priority.NORMAL), st.floats(0, 1)),
+)
+
+
+@given(st.integers(0, 6), st.lists(st.tuples(steps, st.sampled_from([0.0, 0.007, 0.03])), max_size=120))
+def test_the_line_is_that_of_a_model_that_sorts_a_list(
+    length_max: int, plan: list[tuple[tuple[str, Priority, float], float]]
+) -> None:
+    line: WaitingLine[int] = WaitingLine(length_max=length_max, patience_s=0.1, standing_patience_s=0.02)
+    model, now_s, known = Model(length_max), 0.0, dict[int, Waiting[int]]()
+    for arrival, ((step, priority, number), later_s) in enumerate(plan):
+        now_s += later_s
+        if step == "join":
+            full = line.is_full_for(priority)
+            known[arrival] = newcomer = Waiting(arrival, priority, now_s, now_s + number)
+            shed = line.join(newcomer, now_s)
+            expected = model.join((priority, arrival, now_s, now_s + number))
+            assert (shed.item if shed else None) == expected
+            assert full == (expected == arrival)
+        elif step == "serve":
+            first = line.first()
+            assert (first.item if first else None) == model.first()
+            if first is not None:
+                line.leave(first)
+                model.leave(first.item)
+        elif step == "sweep":
+            assert {w.item for w in line.impatient(now_s)} == model.impatient(now_s)
+        elif known:
+            gone = sorted(known)[int(number * (len(known) - 1))]
+            line.leave(known[gone])
+            model.leave(gone)
+        assert line.length == sum(line.lengths()) == len(model.all)
+        assert line.length <= length_max
+
+
+def test_a_burst_waits_long_and_a_line_that_stands_does_not() -> None:
+    """Maurer, "Fail at scale": the patience is short once the line has not been empty for the long one."""
+    line: WaitingLine[str] = WaitingLine(length_max=9, patience_s=0.1, standing_patience_s=0.02)
+    line.join(Waiting("burst", Priority.NORMAL, 0.0, 9.0), 0.0)
+    assert line.impatient(0.09) == []
+    line.join(Waiting("later", Priority.NORMAL, 0.095, 9.0), 0.095)
+    assert [w.item for w in line.impatient(0.11)] == ["burst"]
+    assert [w.item for w in line.impatient(0.116)] == ["later"]
+    line.join(Waiting("after it was empty", Priority.NORMAL, 0.12, 9.0), 0.12)
+    assert line.impatient(0.2) == []

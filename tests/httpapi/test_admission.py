@@ -1,0 +1,204 @@
+"""A full node: who is worked on, who waits, who is refused, and that nobody loses a place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from tests.httpapi.conftest import DEADLINE_S, Answer, Api, Start, until
+
+K = "/v1/kv/users/ann"
+
+
+async def asked(api: Api, count: int, **headers: str) -> list[asyncio.Task[Answer]]:
+    """So many gets that are on their way: worked on, or in the line."""
+    metrics = api.server.metrics
+    before = api.service.waiting + sum(metrics.queue_lengths())
+    tasks = [asyncio.ensure_future(api.get(K, **headers)) for _ in range(count)]
+    await until(lambda: api.service.waiting + sum(metrics.queue_lengths()) == before + count, "all arrived")
+    return tasks
+
+
+async def full(start: Start, **limits: float) -> tuple[Api, list[asyncio.Task[Answer]]]:
+    """A node of two places, both taken by requests that wait for `api.service.gate`."""
+    api: Api = await start(**{"in_flight_max": 2, "queue_max": 2, **limits})
+    api.service.gate.clear()
+    return api, await asked(api, 2)
+
+
+async def statuses(answers: Awaitable[list[Answer]]) -> list[int]:
+    async with asyncio.timeout(DEADLINE_S):
+        return [answer.status for answer in await answers]
+
+
+async def test_what_does_not_fit_waits_and_what_does_not_fit_there_is_shed(start: Start) -> None:
+    api, running = await full(start)
+    queued = await asked(api, 2)
+    assert api.service.waiting == 2
+    shed = await api.put(K, b"v")
+    assert (shed.status, shed.problem["type"], shed.problem["reason"]) == (503, "overloaded", "queue_full")
+    assert shed.problem["outcome"] == "failed"
+    assert shed.headers["Retry-After"] == "1"
+    text = (await api.get("/metrics")).body
+    assert b'kvstore_sheds_total{reason="queue_full"} 1.0' in text
+    assert b'kvstore_queue_length{priority="normal"} 2.0' in text
+    assert b"kvstore_admission_limit 2.0" in text
+    api.service.gate.set()
+    assert await statuses(asyncio.gather(*running, *queued)) == [404] * 4
+    assert len(api.service.seen) == 4
+    assert api.server.metrics.queue_waits == 2
+    assert (await api.put(K, b"v")).status == 204, "and places are free again"
+    assert api.server.metrics.in_flight == 0
+
+
+async def test_health_and_administration_wait_behind_no_data(start: Start) -> None:
+    api, running = await full(start)
+    queued = await asked(api, 2)
+    free = ("/livez", "/readyz", "/metrics", "/version", "/openapi.json")
+    for path in (*free, "/v1/cluster", "/v1/layout", "/v1/buckets", "/v1/hints", "/v1/tasks", "/v1/repair"):
+        assert (await api.get(path)).status == 200, path
+    assert (await api.put("/v1/buckets/users", b'{"n": 3}')).status == 200
+    api.service.gate.set()
+    await asyncio.gather(*running, *queued)
+
+
+async def test_administration_has_a_bound_of_its_own(start: Start) -> None:
+    api: Api = await start(admin_in_flight_max=1)
+    api.service.upkeep.gate.clear()
+    barrier = asyncio.ensure_future(api.ask("POST", "/v1/barrier", b""))
+    await until(lambda: bool(api.service.upkeep.barriers), "the barrier runs")
+    answer = await api.get("/v1/cluster")
+    assert (answer.status, answer.problem["reason"]) == (503, "admin")
+    assert (await api.get(K)).status == 404
+    assert (await api.get("/livez")).status == 200
+    api.service.upkeep.gate.set()
+    assert (await barrier).status == 200
+    assert (await api.get("/v1/cluster")).status == 200
+
+
+async def test_the_lower_priority_gives_way(start: Start) -> None:
+    api, running = await full(start)
+    background = await asked(api, 2, KV_Priority="background")
+    normal = asyncio.ensure_future(api.put(K, b"normal"))
+    critical = asyncio.ensure_future(api.put(K, b"critical", KV_Priority="critical"))
+    for task in background:
+        assert (await task).problem["reason"] == "outranked"
+    api.service.gate.set()
+    assert await statuses(asyncio.gather(*running, normal, critical)) == [404, 404, 204, 204]
+    written = [getattr(request, "value", b"") for request in api.service.seen[2:]]
+    assert written == [b"critical", b"normal"]
+
+
+async def test_background_work_leaves_half_of_the_places_free(start: Start) -> None:
+    api: Api = await start(in_flight_max=4, queue_max=9)
+    api.service.gate.clear()
+    flood = await asked(api, 6, KV_Priority="background")
+    assert api.service.waiting == 2
+    others = await asked(api, 2)
+    assert api.service.waiting == 4, "they pass who waits in the background"
+    api.service.gate.set()
+    assert await statuses(asyncio.gather(*flood, *others)) == [404] * 8
+
+
+async def test_nobody_waits_longer_than_the_line_allows(start: Start) -> None:
+    api, running = await full(start)
+    queued = await asked(api, 2)
+    api.service.wall.s += 0.2
+    for answer in await asyncio.gather(*queued):
+        assert (answer.status, answer.problem["reason"]) == (503, "queue_timeout")
+    assert len(api.service.seen) == 2, "no work was done for them"
+    api.service.gate.set()
+    assert await statuses(asyncio.gather(*running)) == [404] * 2
+
+
+async def test_whose_time_is_up_is_dropped_before_any_work(start: Start) -> None:
+    api, running = await full(start)
+    hasty = await asked(api, 1, KV_Timeout_Ms="30")
+    patient = await asked(api, 1)
+    api.service.wall.s += 0.05
+    answer = await hasty[0]
+    assert (answer.status, answer.problem["reason"]) == (503, "expired")
+    api.service.gate.set()
+    assert await statuses(asyncio.gather(*running, *patient)) == [404] * 3
+    assert len(api.service.seen) == 3
+
+
+async def test_the_time_spent_in_the_line_is_not_there_for_the_work(start: Start) -> None:
+    api, running = await full(start)
+    queued = await asked(api, 1, KV_Timeout_Ms="300")
+    api.service.wall.s += 0.08
+    api.service.gate.set()
+    await asyncio.gather(*running, *queued)
+    assert [request.timeout_ms for request in api.service.seen] == [2000, 2000, 220]
+
+
+async def test_a_client_that_hangs_up_while_it_is_worked_on_gives_its_place_back(start: Start) -> None:
+    api: Api = await start(in_flight_max=1, queue_max=0)
+    api.service.gate.clear()
+    async with api.raw() as (_, writer):
+        writer.write(f"GET {K} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await until(lambda: api.service.waiting == 1, "it is worked on")
+    api.service.gate.set()
+    await until(lambda: api.server.metrics.in_flight == 0, "no place is lost")
+
+
+async def test_a_client_that_hangs_up_leaves_the_line(start: Start) -> None:
+    api, running = await full(start)
+    async with api.raw() as (_, writer):
+        writer.write(f"GET {K} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await until(lambda: sum(api.server.metrics.queue_lengths()) == 1, "it waits")
+    api.service.gate.set()
+    await asyncio.gather(*running)
+    await until(lambda: api.server.metrics.in_flight == 0, "no place is lost")
+    assert sum(api.server.metrics.queue_lengths()) == 0
+
+
+async def test_a_slow_body_holds_no_place(start: Start) -> None:
+    api: Api = await start(in_flight_max=1, queue_max=0)
+    async with api.raw() as (reader, writer):
+        writer.write(f"PUT {K} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nsl".encode())
+        await until(lambda: api.server._app._active == 1, "its header is there")
+        assert api.server.metrics.in_flight == 0
+        assert (await api.put(K, b"quick")).status == 204
+        writer.write(b"ow")
+        async with asyncio.timeout(DEADLINE_S):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 204 ")
+
+
+async def test_a_body_that_would_be_shed_is_not_waited_for(start: Start) -> None:
+    api, running = await full(start, queue_max=0)
+    head = f"PUT {K} HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n".encode()
+    assert (await api.first_answer(head)).startswith(b"HTTP/1.1 503 ")
+    api.service.gate.set()
+    await asyncio.gather(*running)
+
+
+async def test_slow_answers_lower_the_limit_and_quick_ones_raise_it(start: Start) -> None:
+    api: Api = await start(in_flight_min=4, in_flight_max=64)
+    limit = api.server._app._admission.limit
+    api.service.takes_s = 0.5
+    for _ in range(300):
+        await api.get(K)
+    assert limit.value == 4
+    api.service.takes_s = 0.02
+    for _ in range(700):
+        await api.get(K)
+    assert limit.value == 64
+
+
+async def test_refusals_and_mistakes_say_nothing_about_how_fast_the_node_is(start: Start) -> None:
+    api: Api = await start()
+    limit = api.server._app._admission.limit
+    for target in ("/v1/kv/users/ann?nothing=1", "/v1/kv/-/x", "/nowhere", "/livez", "/v1/cluster"):
+        await api.get(target)
+    assert limit._count == 0
+    await api.get(K)
+    assert limit._count == 1
+
+
+async def test_a_failed_request_gives_its_place_back(start: Start) -> None:
+    api: Api = await start(in_flight_max=1, queue_max=0)
+    for _ in range(3):
+        api.service.failure = RuntimeError("a bug")
+        assert (await api.get(K)).status == 500
+    assert api.server.metrics.in_flight == 0
