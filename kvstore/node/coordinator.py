@@ -14,7 +14,6 @@ from typing import Any, cast
 
 from kvstore.core.bucket import BucketProperties
 from kvstore.core.encoding import (
-    decode_causal,
     decode_context,
     digest,
     encode_context,
@@ -30,21 +29,22 @@ from kvstore.core.quorum import Outcome, Quorum, Tally
 from kvstore.core.read_repair import plan_read_repair
 from kvstore.core.ring import full_key, partition_of
 from kvstore.core.sibling import EMPTY_STATE, Version, shown
-from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext
+from kvstore.core.vector_clock import CausalContext
 from kvstore.errors import (
     CorruptRecord,
     InvalidRequest,
     PreconditionFailed,
-    StaleRead,
 )
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.fan_out import FanOut, Hinted, Instead, lost
 from kvstore.node.forwarding import Forwarding
+from kvstore.node.grace import Grace
 from kvstore.node.ports import Peers, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.read_repair import ReadRepair
 from kvstore.node.replica import Replica
+from kvstore.node.session_reads import SessionReads, covers
 from kvstore.node.stand_ins import Replicas, StandInCopy, StandIns, all_merged, homes_of, replicas_of
 
 _STORED = Stored()
@@ -64,15 +64,17 @@ class Coordinator:
         stand_ins: StandIns,
         wall: WallClock,
         limits: Limits,
+        grace: Grace,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._view, self._buckets, self._replica, self._peers = view, buckets, replica, peers
         self._reach, self._wall, self._limits, self._spawn = reach, wall, limits, spawn
-        self._stand_ins = stand_ins
+        self._stand_ins, self._grace = stand_ins, grace
         self._forwarding = Forwarding(view, peers, reach, stand_ins)
         self._loop = asyncio.get_running_loop()
         self._now = wall.elapsed_s
-        self._repair = ReadRepair(view.me.node_id, replica, self._fan_out)
+        self._repair = ReadRepair(view.me.node_id, replica, self.fan_out)
+        self._sessions = SessionReads(view.me.node_id, replica, peers)
         self._turn = 0
         self.repairs = 0
 
@@ -95,7 +97,25 @@ class Coordinator:
             return got or await self._get_elsewhere(request, properties, quorum, homes, partition, key)
         self._refuse_small_cluster(homes, quorum)
 
-        started_s = self._now()
+        epoch = self._grace.enter()
+        try:
+            return await self._get_here(request, properties, quorum, homes, partition, key, sloppy=sloppy)
+        finally:
+            self._grace.leave(epoch)
+
+    async def _get_here(
+        self,
+        request: Get,
+        properties: BucketProperties,
+        quorum: Quorum,
+        homes: Sequence[NodeId],
+        partition: int,
+        key: bytes,
+        *,
+        sloppy: bool,
+    ) -> Got:
+        """As a home of the key."""
+        me, started_s = self._view.me.node_id, self._now()
         deadline_s = self._peer_deadline_s(request.timeout_ms)
         try:
             mine = self._replica.read(partition, key)
@@ -116,10 +136,12 @@ class Coordinator:
         if equal and plain:
             return self._got(properties, quorum, mine, answers, 0)
         state = mine if equal else all_merged(answers, reads.hinted)
-        if request.session and not _covers(state, request.session):
+        if request.session and not covers(state, request.session):
             answers += await self._ask_the_rest(reads, others, read, homes, mine, deadline_s)
             state = all_merged(answers, reads.hinted)
-            self._refuse_stale(state, request.session, quorum, len(answers))
+            await self._sessions.refuse_stale(
+                partition, state, request.session, quorum, [node for node, _, _ in answers], deadline_s
+            )
         lacking = plan_read_repair(state, [(node, held) for node, _, held in answers])
         self.repairs += len(lacking)
         if request.monotonic:
@@ -148,7 +170,7 @@ class Coordinator:
         need = quorum.r - own_votes
         to_ask = min(need, len(others))
         few = sloppy and not (to_ask and self._reach(others[to_ask - 1]))
-        reads = self._fan_out(
+        reads = self.fan_out(
             Tally(asked=to_ask, need=need, need_primaries=quorum.pr - own_votes),
             partial(self._stand_ins.reader_failed, read, homes, others, sloppy, deadline_s),
         )
@@ -205,7 +227,9 @@ class Coordinator:
             self._replica.store(partition, key, state)
             self.repairs += 1
         if request.session:
-            self._refuse_stale(state, request.session, quorum, len(answers))
+            await self._sessions.refuse_stale(
+                partition, state, request.session, quorum, [node for node, _, _ in answers], deadline_s
+            )
         if request.monotonic:
             await self._make_durable(partition, key, state, answers, quorum, deadline_s)
         return self._got(properties, quorum, state, answers, int(corrupt), reads.hinted)
@@ -292,7 +316,7 @@ class Coordinator:
         store = Store(partition, key, minted.state, sync, hlc_time, minted.base, minted.dot[0])
         timeout_s = request.timeout_ms / 1000
         instead = partial(self._stand_ins.home_failed, store, homes, sloppy, timeout_s)
-        votes = self._fan_out(Tally(asked=len(here), need=quorum.w, need_primaries=quorum.pw), instead)
+        votes = self.fan_out(Tally(asked=len(here), need=quorum.w, need_primaries=quorum.pw), instead)
         deadline_s = self._peer_deadline_s(request.timeout_ms)
         for node in here:
             if node != me:
@@ -350,8 +374,8 @@ class Coordinator:
 
     # --- shared -------------------------------------------------------------------------------------
 
-    def _fan_out(self, tally: Tally, instead: Instead | None = None) -> FanOut:
-        return FanOut(self._loop, self._peers, self._reach, self._now, tally, instead)
+    def fan_out(self, tally: Tally, instead: Instead | None = None) -> FanOut:
+        return FanOut(self._loop, self._peers, self._reach, self._now, tally, instead, grace=self._grace)
 
     def _receipt(
         self, n: int, required: int, acks: int, replicas: Replicas, repairs: int, hinted: Hinted = ()
@@ -368,15 +392,6 @@ class Coordinator:
             raise InvalidRequest(
                 f"n={quorum.n} needs {quorum.n} nodes, the cluster has {len(homes)}",
                 advice="set a smaller n for this bucket, or add nodes",
-            )
-
-    def _refuse_stale(self, state: bytes, session: bytes, quorum: Quorum, answers: int) -> None:
-        if not _covers(state, session):
-            raise StaleRead(
-                "no replica in reach has what this session has already seen",
-                required=quorum.r,
-                received=answers,
-                asked=quorum.n,
             )
 
     def _peer_deadline_s(self, timeout_ms: int) -> float:
@@ -408,8 +423,3 @@ def _answers(reads: FanOut, mine: bytes) -> list[tuple[NodeId, float, bytes]]:
         held = cast(Held, reply)
         answers.append((node, elapsed_s, mine if held.same else held.state))
     return answers
-
-
-def _covers(state: bytes, session: bytes) -> bool:
-    seen = decode_context(session)
-    return decode_causal(state).context.includes(seen) if state else seen == EMPTY_CONTEXT
