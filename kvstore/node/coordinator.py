@@ -41,6 +41,7 @@ from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.fan_out import FanOut, Hinted, Instead, lost
 from kvstore.node.forwarding import Forwarding
+from kvstore.node.grace import Grace
 from kvstore.node.ports import Peers, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.read_repair import ReadRepair
@@ -64,15 +65,16 @@ class Coordinator:
         stand_ins: StandIns,
         wall: WallClock,
         limits: Limits,
+        grace: Grace,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._view, self._buckets, self._replica, self._peers = view, buckets, replica, peers
         self._reach, self._wall, self._limits, self._spawn = reach, wall, limits, spawn
-        self._stand_ins = stand_ins
+        self._stand_ins, self._grace = stand_ins, grace
         self._forwarding = Forwarding(view, peers, reach, stand_ins)
         self._loop = asyncio.get_running_loop()
         self._now = wall.elapsed_s
-        self._repair = ReadRepair(view.me.node_id, replica, self._fan_out)
+        self._repair = ReadRepair(view.me.node_id, replica, self.fan_out)
         self._turn = 0
         self.repairs = 0
 
@@ -95,7 +97,25 @@ class Coordinator:
             return got or await self._get_elsewhere(request, properties, quorum, homes, partition, key)
         self._refuse_small_cluster(homes, quorum)
 
-        started_s = self._now()
+        epoch = self._grace.enter()
+        try:
+            return await self._get_here(request, properties, quorum, homes, partition, key, sloppy=sloppy)
+        finally:
+            self._grace.leave(epoch)
+
+    async def _get_here(
+        self,
+        request: Get,
+        properties: BucketProperties,
+        quorum: Quorum,
+        homes: Sequence[NodeId],
+        partition: int,
+        key: bytes,
+        *,
+        sloppy: bool,
+    ) -> Got:
+        """As a home of the key."""
+        me, started_s = self._view.me.node_id, self._now()
         deadline_s = self._peer_deadline_s(request.timeout_ms)
         try:
             mine = self._replica.read(partition, key)
@@ -148,7 +168,7 @@ class Coordinator:
         need = quorum.r - own_votes
         to_ask = min(need, len(others))
         few = sloppy and not (to_ask and self._reach(others[to_ask - 1]))
-        reads = self._fan_out(
+        reads = self.fan_out(
             Tally(asked=to_ask, need=need, need_primaries=quorum.pr - own_votes),
             partial(self._stand_ins.reader_failed, read, homes, others, sloppy, deadline_s),
         )
@@ -292,7 +312,7 @@ class Coordinator:
         store = Store(partition, key, minted.state, sync, hlc_time, minted.base, minted.dot[0])
         timeout_s = request.timeout_ms / 1000
         instead = partial(self._stand_ins.home_failed, store, homes, sloppy, timeout_s)
-        votes = self._fan_out(Tally(asked=len(here), need=quorum.w, need_primaries=quorum.pw), instead)
+        votes = self.fan_out(Tally(asked=len(here), need=quorum.w, need_primaries=quorum.pw), instead)
         deadline_s = self._peer_deadline_s(request.timeout_ms)
         for node in here:
             if node != me:
@@ -350,8 +370,8 @@ class Coordinator:
 
     # --- shared -------------------------------------------------------------------------------------
 
-    def _fan_out(self, tally: Tally, instead: Instead | None = None) -> FanOut:
-        return FanOut(self._loop, self._peers, self._reach, self._now, tally, instead)
+    def fan_out(self, tally: Tally, instead: Instead | None = None) -> FanOut:
+        return FanOut(self._loop, self._peers, self._reach, self._now, tally, instead, grace=self._grace)
 
     def _receipt(
         self, n: int, required: int, acks: int, replicas: Replicas, repairs: int, hinted: Hinted = ()

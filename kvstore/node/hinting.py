@@ -14,6 +14,7 @@ from kvstore.core.ring import PARTITIONS
 from kvstore.errors import InvalidRequest
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
+from kvstore.node.grace import Grace
 from kvstore.node.hint_store import HintStore
 from kvstore.node.hinted_handoff import HintedHandoff
 from kvstore.node.hybrid_time import HybridTime
@@ -42,6 +43,7 @@ class Hinting:
         random: Random,
         time: HybridTime,
         limits: Limits,
+        grace: Grace,
         report: Callable[..., None],
     ) -> None:
         self._me, self._replica, self._wall, self._time = view.me.node_id, replica, wall, time
@@ -56,6 +58,7 @@ class Hinting:
             reach=reach,
             random=random,
             limits=limits,
+            grace=grace,
             report=report,
         )
         self.stand_ins = StandIns(

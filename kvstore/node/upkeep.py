@@ -8,31 +8,37 @@ from typing import Any, NamedTuple
 
 from kvstore.core.bucket import check_bucket_name
 from kvstore.core.limits import Limits
-from kvstore.core.message import (
+from kvstore.core.message import Done, Reply, Request
+from kvstore.core.ring import PARTITIONS, full_key, partition_of
+from kvstore.core.upkeep_message import (
     CompareTrees,
     DeliverHints,
+    DropTombstones,
     FetchStates,
+    Flush,
     ListKeys,
+    ProveTombstones,
     RepairPartitions,
-    Reply,
-    Request,
     StoreStates,
 )
-from kvstore.core.ring import PARTITIONS, full_key, partition_of
 from kvstore.errors import InvalidRequest, NotReady
 from kvstore.node.anti_entropy import AntiEntropy
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.exchange import Exchange
 from kvstore.node.exchange_answers import ExchangeAnswers
+from kvstore.node.grace import Grace
+from kvstore.node.hint_store import HintStore
 from kvstore.node.key_repair import KeyRepair
 from kvstore.node.pace import Pace
 from kvstore.node.partition_trees import PartitionTrees
-from kvstore.node.ports import Peers, Random, Storage
+from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.repair import DEADLINE_S, Repair
 from kvstore.node.replica import Replica
 from kvstore.node.scrub import Scrub
 from kvstore.node.tasks import Task, Tasks
+from kvstore.node.tombstone_answers import TombstoneAnswers
+from kvstore.node.tombstone_collector import TombstoneCollector
 
 Start = Callable[[str, Coroutine[Any, Any, None]], None]
 Answer = Reply | asyncio.Future[Reply]
@@ -74,13 +80,22 @@ class Upkeep:
         peers: Peers,
         reach: Reach,
         random: Random,
+        hints: HintStore,
+        grace: Grace,
+        wall: WallClock,
         limits: Limits,
         start: Start,
         report: Callable[..., None],
     ) -> None:
         self._view, self._trees, self._pace, self._start = view, trees, pace, start
         self.keys = KeyRepair(
-            view=view, trees=trees, replica=replica, peers=peers, limits=limits, report=report
+            view=view,
+            trees=trees,
+            replica=replica,
+            peers=peers,
+            limits=limits,
+            grace=grace,
+            report=report,
         )
         self.exchange = Exchange(
             storage=storage,
@@ -89,6 +104,7 @@ class Upkeep:
             peers=peers,
             reach=reach,
             pace=pace,
+            grace=grace,
             heal=self.keys.note,
         )
         self.anti_entropy = AntiEntropy(
@@ -113,6 +129,30 @@ class Upkeep:
             exchange=self.exchange,
             keys=self.keys,
         )
+        self.tombstone_answers = TombstoneAnswers(
+            view=view,
+            replica=replica,
+            hints=hints,
+            exchange=self.exchange,
+            grace=grace,
+            pace=pace,
+            wall=wall,
+            limits=limits,
+        )
+        self.tombstones = TombstoneCollector(
+            view=view,
+            storage=storage,
+            replica=replica,
+            trees=trees,
+            answers=self.tombstone_answers,
+            exchange=self.exchange,
+            reach=reach,
+            pace=pace,
+            wall=wall,
+            random=random,
+            limits=limits,
+            report=report,
+        )
         self.tasks = Tasks(start)
 
     def start(self) -> None:
@@ -120,10 +160,11 @@ class Upkeep:
         self._start("anti-entropy", self.anti_entropy.run())
         self._start("key-repair", self.keys.run())
         self._start("scrub", self.scrub.run())
+        self._start("tombstones", self.tombstones.run())
 
     def answers_to_peers(self, as_task: AsTask) -> dict[type[Request], Callable[[Any], Answer]]:
         """Handlers by message; `as_task` runs what takes longer."""
-        answers, repair = self.answers, self.repair
+        answers, repair, tombstones = self.answers, self.repair, self.tombstone_answers
         return {
             CompareTrees: answers.compare,
             ListKeys: lambda request: as_task(answers.list(request)),
@@ -131,6 +172,9 @@ class Upkeep:
             StoreStates: lambda request: as_task(answers.store(request)),
             RepairPartitions: lambda request: as_task(repair.lead(request)),
             DeliverHints: lambda request: as_task(repair.hints(request)),
+            ProveTombstones: lambda request: as_task(tombstones.prove(request)),
+            DropTombstones: lambda request: as_task(tombstones.drop(request)),
+            Flush: lambda _: Done(),
         }
 
     # --- what operators ask ---------------------------------------------------------------------------
