@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from kvstore.core.encoding import decode_state, digest, encode_state
-from kvstore.core.message import Read, Request, Store, StoreHint
 from kvstore.core.ring import full_key, partition_of
 from kvstore.core.sibling import KeyState
-from kvstore.core.upkeep_message import DropTombstones, Flush, ProveTombstones, StoreStates
+from kvstore.core.upkeep_message import DropTombstones
 from kvstore.node.node import Node
-from kvstore.node.ports import Kind
-from tests.node.world import QUIET, World, context, get, put, until, values
+from tests.node.world import QUIET, World, context, get, put, values
 
 KEY = b"k"
 FULL = full_key("b", KEY)

@@ -1,12 +1,12 @@
-"""A plan of many deletes: half of the keys are deleted while one home of them is down and another node, down too,
-keeps hints with older values for it. Both come back, and some of the keys are written again.
+"""A plan of many deletes: half of the keys are deleted while one home of them is down, and another node, down
+as well, keeps hints with older values for it. Both come back, and some of the keys are written again.
 """
 
 from __future__ import annotations
 
 from kvstore.simulation.plan import Action, Fault, Machine, Plan
 
-HOME, STAND_IN = "n1", "n5"
+HOME, STAND_IN = "n1", "n4"
 CLIENTS = 10
 PER_S = 100.0  # operations of all clients together
 SETTLE_S = 45.0  # after the last one is back: for hints, comparisons, and two rounds of a proof
