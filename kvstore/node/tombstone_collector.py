@@ -50,7 +50,8 @@ REASONS = tuple(dict.fromkeys(_POSTPONED.values()))
 
 class TombstoneCollector:
     """`pending`: keys found by the last pass that could not go. `collected` and `expired` count keys since
-    the start, `postponed` attempts by reason, `passes` looks at everything held.
+    the start, `postponed` attempts by reason, `passes` looks at everything held. `heal(partition, key)`
+    takes note of a record that is unreadable here.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class TombstoneCollector:
         wall: WallClock,
         random: Random,
         limits: Limits,
+        heal: Callable[[int, bytes], None],
         report: Callable[..., None],
     ) -> None:
         self._view, self._storage, self._replica, self._trees = view, storage, replica, trees
         self._answers, self._exchange, self._reach, self._pace = answers, exchange, reach, pace
-        self._wall, self._random, self._limits, self._report = wall, random, limits, report
+        self._wall, self._random, self._limits = wall, random, limits
+        self._heal, self._report = heal, report
         self._loop = asyncio.get_running_loop()
         self.pending = self.collected = self.expired = self.passes = 0
         self.postponed: Counter[str] = Counter()
@@ -122,7 +125,9 @@ class TombstoneCollector:
         for count, (key, state) in enumerate(self._storage.scan(Kind.DATA, partition, start), 1):
             read += 1
             read_bytes += len(state or b"")
-            if state is not None and self._is_over(partition, key, state):
+            if state is None:
+                self._heal(partition, key)
+            elif self._is_over(partition, key, state):
                 found.append((partition, key, digest(state)))
             if read >= RECORDS_AT_ONCE or read_bytes >= BYTES_AT_ONCE:
                 await self._pace.read(read)
@@ -139,7 +144,7 @@ class TombstoneCollector:
                 self.expired += self._replica.bury(partition, key, now_ms, skew_ms)
             return self._answers.is_over(state) and self._is_first_home(partition, key)
         except CorruptRecord:
-            return False  # unreadable, as the scrub will find
+            return False  # whole, as its checksum says, and no state all the same
 
     def _is_first_home(self, partition: int, key: bytes) -> bool:
         return self._view.homes(partition, self._trees.n_of(key))[0] == self._view.me.node_id

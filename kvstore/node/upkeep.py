@@ -151,6 +151,7 @@ class Upkeep:
             wall=wall,
             random=random,
             limits=limits,
+            heal=self.keys.note,
             report=report,
         )
         self.tasks = Tasks(start)
