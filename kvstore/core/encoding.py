@@ -213,7 +213,7 @@ def merge_encoded(mine: bytes, theirs: bytes, their_causal: Causal | None = None
         if _supersedes(my_causal, their_causal):
             return mine
     merged = encode_state(merge(decode_state(mine), decode_state(theirs)))
-    return theirs if merged == theirs else merged
+    return next((whole for whole in (mine, theirs) if whole == merged), merged)
 
 
 def _supersedes(newer: Causal, older: Causal) -> bool:

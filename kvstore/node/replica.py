@@ -382,7 +382,8 @@ class Replica:
         return copy
 
     def _sent_again(self, state: KeyState, dot: Dot, held: Version, version: Version) -> Minted:
-        if (held.value, held.tombstone) != (version.value, version.tombstone):
+        expired = held.tombstone and held.expires_at_ms
+        if not expired and (held.value, held.tombstone) != (version.value, version.tombstone):
             raise InvalidRequest(
                 "this operation id (Idempotency-Key) was used for another write of this key",
                 advice="use a new id for a new write, and the old one only to send the same write again",
