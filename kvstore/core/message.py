@@ -164,6 +164,19 @@ class Stored(NamedTuple):
     """Applied; durable if that was asked."""
 
 
+class FetchCopy(NamedTuple):
+    """Which dots has your copy of this partition made?"""
+
+    partition: int
+
+
+class CopyHeld(NamedTuple):
+    """The dots of this replica id up to this counter; 0 for none."""
+
+    replica_id: int
+    counter: int
+
+
 class Scan(NamedTuple):
     """Keys of one bucket in these partitions, in order of keys, strictly after `after`."""
 
@@ -290,10 +303,14 @@ class FetchHints(NamedTuple):
 
 
 class HintsHeld(NamedTuple):
-    """The merge of all hints of the key, and for whom they are; b"" says nothing about the key."""
+    """The merge of all hints of the key, and for whom they are; b"" says nothing about the key.
+
+    `marked`: of the key's partition a hint could not be kept, and anti-entropy has not compared since.
+    """
 
     state: bytes
     targets: tuple[NodeId, ...] = ()
+    marked: bool = False
 
 
 Request = (
@@ -320,6 +337,7 @@ Request = (
     | ProveTombstones
     | DropTombstones
     | Flush
+    | FetchCopy
 )
 Reply = (
     Got
@@ -341,6 +359,7 @@ Reply = (
     | HintsDelivered
     | TombstonesProven
     | TombstonesDropped
+    | CopyHeld
 )
 
 REPLY_OF: dict[type[Request], type[Reply]] = {
@@ -367,6 +386,7 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     ProveTombstones: TombstonesProven,
     DropTombstones: TombstonesDropped,
     Flush: Done,
+    FetchCopy: CopyHeld,
 }
 """Order matters: the position is the number on the wire. Append only."""
 

@@ -14,7 +14,6 @@ from typing import Any, cast
 
 from kvstore.core.bucket import BucketProperties
 from kvstore.core.encoding import (
-    decode_causal,
     decode_context,
     digest,
     encode_context,
@@ -30,12 +29,11 @@ from kvstore.core.quorum import Outcome, Quorum, Tally
 from kvstore.core.read_repair import plan_read_repair
 from kvstore.core.ring import full_key, partition_of
 from kvstore.core.sibling import EMPTY_STATE, Version, shown
-from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext
+from kvstore.core.vector_clock import CausalContext
 from kvstore.errors import (
     CorruptRecord,
     InvalidRequest,
     PreconditionFailed,
-    StaleRead,
 )
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
@@ -46,6 +44,7 @@ from kvstore.node.ports import Peers, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.read_repair import ReadRepair
 from kvstore.node.replica import Replica
+from kvstore.node.session_reads import SessionReads, covers
 from kvstore.node.stand_ins import Replicas, StandInCopy, StandIns, all_merged, homes_of, replicas_of
 
 _STORED = Stored()
@@ -75,6 +74,7 @@ class Coordinator:
         self._loop = asyncio.get_running_loop()
         self._now = wall.elapsed_s
         self._repair = ReadRepair(view.me.node_id, replica, self.fan_out)
+        self._sessions = SessionReads(view.me.node_id, replica, peers)
         self._turn = 0
         self.repairs = 0
 
@@ -136,10 +136,12 @@ class Coordinator:
         if equal and plain:
             return self._got(properties, quorum, mine, answers, 0)
         state = mine if equal else all_merged(answers, reads.hinted)
-        if request.session and not _covers(state, request.session):
+        if request.session and not covers(state, request.session):
             answers += await self._ask_the_rest(reads, others, read, homes, mine, deadline_s)
             state = all_merged(answers, reads.hinted)
-            self._refuse_stale(state, request.session, quorum, len(answers))
+            await self._sessions.refuse_stale(
+                partition, state, request.session, quorum, [node for node, _, _ in answers], deadline_s
+            )
         lacking = plan_read_repair(state, [(node, held) for node, _, held in answers])
         self.repairs += len(lacking)
         if request.monotonic:
@@ -225,7 +227,9 @@ class Coordinator:
             self._replica.store(partition, key, state)
             self.repairs += 1
         if request.session:
-            self._refuse_stale(state, request.session, quorum, len(answers))
+            await self._sessions.refuse_stale(
+                partition, state, request.session, quorum, [node for node, _, _ in answers], deadline_s
+            )
         if request.monotonic:
             await self._make_durable(partition, key, state, answers, quorum, deadline_s)
         return self._got(properties, quorum, state, answers, int(corrupt), reads.hinted)
@@ -390,15 +394,6 @@ class Coordinator:
                 advice="set a smaller n for this bucket, or add nodes",
             )
 
-    def _refuse_stale(self, state: bytes, session: bytes, quorum: Quorum, answers: int) -> None:
-        if not _covers(state, session):
-            raise StaleRead(
-                "no replica in reach has what this session has already seen",
-                required=quorum.r,
-                received=answers,
-                asked=quorum.n,
-            )
-
     def _peer_deadline_s(self, timeout_ms: int) -> float:
         return min(self._limits.peer_deadline_s, timeout_ms / 1000)
 
@@ -428,8 +423,3 @@ def _answers(reads: FanOut, mine: bytes) -> list[tuple[NodeId, float, bytes]]:
         held = cast(Held, reply)
         answers.append((node, elapsed_s, mine if held.same else held.state))
     return answers
-
-
-def _covers(state: bytes, session: bytes) -> bool:
-    seen = decode_context(session)
-    return decode_causal(state).context.includes(seen) if state else seen == EMPTY_CONTEXT

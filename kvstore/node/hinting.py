@@ -9,7 +9,7 @@ from typing import Any
 
 from kvstore.core.hybrid_clock import wall_ms_of
 from kvstore.core.limits import Limits
-from kvstore.core.message import FetchHints, HintsHeld, Reply, Stored, StoreHint
+from kvstore.core.message import FetchHints, HintsHeld, Reply, Request, Stored, StoreHint
 from kvstore.core.ring import PARTITIONS
 from kvstore.errors import InvalidRequest
 from kvstore.node.bucket_registry import BucketRegistry
@@ -77,6 +77,10 @@ class Hinting:
 
     # --- what peers ask -----------------------------------------------------------------------------
 
+    def answers_to_peers(self) -> dict[type[Request], Callable[[Any], Reply | asyncio.Future[Any]]]:
+        """Handlers by message."""
+        return {StoreHint: self.store, FetchHints: self.fetch}
+
     def store(self, request: StoreHint) -> Reply | asyncio.Future[Any]:
         """Keep a state for another node; the answer comes once it is durable, later if room gets scarce.
 
@@ -103,7 +107,9 @@ class Hinting:
         return _STORED
 
     def fetch(self, request: FetchHints) -> Reply | asyncio.Future[Any]:
-        held = HintsHeld(*self.kept.held(request.partition, request.key))
+        held = HintsHeld(
+            *self.kept.held(request.partition, request.key), marked=self.kept.is_marked(request.partition)
+        )
         return self._loop.create_task(self._durably(held)) if request.durable else held
 
     async def _durably(self, held: HintsHeld) -> HintsHeld:

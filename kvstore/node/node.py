@@ -24,7 +24,7 @@ from kvstore.core.message import (
     Done,
     FetchBucket,
     FetchCluster,
-    FetchHints,
+    FetchCopy,
     Get,
     Gossip,
     Got,
@@ -39,7 +39,6 @@ from kvstore.core.message import (
     Store,
     StoreBucket,
     Stored,
-    StoreHint,
     Written,
 )
 from kvstore.core.quorum import Outcome, Tally, majority
@@ -146,11 +145,9 @@ class Node:
             limits=limits,
         )
         kept = self.hinting.kept
-        self._explainer = Explainer(self.view, self.registry, self.replica, kept, peers, self.reach, limits)
+        self._explainer = Explainer(view, self.registry, self.replica, kept, peers, self.reach, limits, wall)
         self._meet(random, seeds, bootstrap_expect)
         self.upkeep = self._made_upkeep(random)
-        kept.on_missed = self.upkeep.anti_entropy.urgent
-        self.upkeep.anti_entropy.on_compared = kept.unmark
         self.upkeep.repair.deliver_hints = self.hinting.handoff.deliver
         self._handlers = self._answers_to_peers()
 
@@ -211,8 +208,8 @@ class Node:
             Release: lambda request: self._as_task(self._done(forming.release(request.proposer))),
             StoreBucket: self._store_bucket,
             FetchBucket: lambda request: BucketHeld(self.registry.record(request.name)),
-            StoreHint: self.hinting.store,
-            FetchHints: self.hinting.fetch,
+            FetchCopy: lambda request: self.replica.copy_held(request.partition),
+            **self.hinting.answers_to_peers(),
             **self.upkeep.answers_to_peers(self._in_background),
         }
 

@@ -27,6 +27,7 @@ from kvstore.core.encoding import (
     read_own,
 )
 from kvstore.core.limits import Limits
+from kvstore.core.message import CopyHeld
 from kvstore.core.ring import PARTITIONS
 from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, find_operation, write
 from kvstore.core.tombstone import buried, has_expired
@@ -158,6 +159,11 @@ class Replica:
         except CorruptRecord:
             self.corrupt += 1
             raise
+
+    def copy_held(self, partition: int) -> CopyHeld:
+        """Every dot that the copy here has made under the id that it has now."""
+        copy = self._copies.get(partition)
+        return CopyHeld(copy.replica_id, copy.counter) if copy else CopyHeld(0, 0)
 
     def sync(self) -> asyncio.Future[None]:
         """Done when all that was written so far is durable; shared by all who ask in the same group."""

@@ -23,6 +23,8 @@ from kvstore.core.upkeep_message import DropTombstones, ProveTombstones, Tombsto
 from kvstore.errors import CorruptRecord, KVStoreError, StorageFailed, StorageFull
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.exchange import Exchange
+from kvstore.node.grace import Grace
+from kvstore.node.hint_store import HintStore
 from kvstore.node.pace import BYTES_AT_ONCE, RECORDS_AT_ONCE, Pace
 from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Kind, Random, Storage, WallClock
@@ -51,7 +53,7 @@ REASONS = tuple(dict.fromkeys(_POSTPONED.values()))
 class TombstoneCollector:
     """`pending`: keys found by the last pass that could not go. `collected` and `expired` count keys since
     the start, `postponed` attempts by reason, `passes` looks at everything held. `heal(partition, key)`
-    takes note of a record that is unreadable here.
+    takes note of a record that is unreadable here. `answers`: what this node says when others ask.
     """
 
     def __init__(
@@ -61,8 +63,9 @@ class TombstoneCollector:
         storage: Storage,
         replica: Replica,
         trees: PartitionTrees,
-        answers: TombstoneAnswers,
+        hints: HintStore,
         exchange: Exchange,
+        grace: Grace,
         reach: Reach,
         pace: Pace,
         wall: WallClock,
@@ -72,10 +75,20 @@ class TombstoneCollector:
         report: Callable[..., None],
     ) -> None:
         self._view, self._storage, self._replica, self._trees = view, storage, replica, trees
-        self._answers, self._exchange, self._reach, self._pace = answers, exchange, reach, pace
+        self._exchange, self._reach, self._pace = exchange, reach, pace
         self._wall, self._random, self._limits = wall, random, limits
         self._heal, self._report = heal, report
         self._loop = asyncio.get_running_loop()
+        self.answers = TombstoneAnswers(
+            view=view,
+            replica=replica,
+            hints=hints,
+            exchange=exchange,
+            grace=grace,
+            pace=pace,
+            wall=wall,
+            limits=limits,
+        )
         self.pending = self.collected = self.expired = self.passes = 0
         self.postponed: Counter[str] = Counter()
 
@@ -138,11 +151,11 @@ class TombstoneCollector:
 
     def _is_over(self, partition: int, key: bytes, state: bytes) -> bool:
         """Whether it is for this node to collect it. What has expired becomes a tombstone at every home."""
-        now_ms, skew_ms = self._wall.now_ms(), self._answers.skew_ms
+        now_ms, skew_ms = self._wall.now_ms(), self.answers.skew_ms
         try:
             if has_expired(state, now_ms, skew_ms):
                 self.expired += self._replica.bury(partition, key, now_ms, skew_ms)
-            return self._answers.is_over(state) and self._is_first_home(partition, key)
+            return self.answers.is_over(state) and self._is_first_home(partition, key)
         except CorruptRecord:
             return False  # whole, as its checksum says, and no state all the same
 
@@ -194,7 +207,7 @@ class TombstoneCollector:
                 if not (isinstance(reply, TombstonesDropped) and reply.dropped[at : at + 1] == b"\1"):
                     left[item] = None
         mine = tuple(item for item in holders if item not in left)
-        reply = await self._answers.drop(DropTombstones(mine))
+        reply = await self.answers.drop(DropTombstones(mine))
         self.collected += sum(reply.dropped)
 
     async def _ask(self, node: NodeId, request: ProveTombstones | DropTombstones) -> Reply | None:
@@ -203,8 +216,8 @@ class TombstoneCollector:
             if node != self._view.me.node_id:
                 return await self._exchange.call(node, cast(Request, request), ANSWER_S)
             if isinstance(request, ProveTombstones):
-                return await self._answers.prove(request)
-            return await self._answers.drop(request)
+                return await self.answers.prove(request)
+            return await self.answers.drop(request)
         except StorageFailed:
             raise
         except KVStoreError:

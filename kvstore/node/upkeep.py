@@ -37,16 +37,19 @@ from kvstore.node.repair import DEADLINE_S, Repair
 from kvstore.node.replica import Replica
 from kvstore.node.scrub import Scrub
 from kvstore.node.tasks import Task, Tasks
-from kvstore.node.tombstone_answers import TombstoneAnswers
-from kvstore.node.tombstone_collector import TombstoneCollector
+from kvstore.node.tombstone_collector import REASONS, TombstoneCollector
 
 Start = Callable[[str, Coroutine[Any, Any, None]], None]
 Answer = Reply | asyncio.Future[Reply]
 AsTask = Callable[[Coroutine[Any, Any, Reply]], asyncio.Future[Reply]]
 
 
+POSTPONED = "tombstones_postponed_"
+"""Begins the figures of attempts by the reason they failed for."""
+
+
 class Figures(NamedTuple):
-    """For metrics: what was done since the start, but for the age and the damage, which are of now."""
+    """For metrics: what was done since the start; age, damage and what is pending are those of now."""
 
     partitions_compared: int
     partitions_different: int
@@ -64,6 +67,14 @@ class Figures(NamedTuple):
     corrupt_found: int
     corrupt_healed: int
     corrupt_unhealed: int
+    tombstones_pending: int
+    tombstones_collected: int
+    tombstones_expired: int
+    tombstones_postponed_out_of_reach: int
+    tombstones_postponed_not_everywhere: int
+    tombstones_postponed_not_expired: int
+    tombstones_postponed_unreadable: int
+    tombstones_postponed_hint: int
 
 
 class Upkeep:
@@ -89,13 +100,7 @@ class Upkeep:
     ) -> None:
         self._view, self._trees, self._pace, self._start = view, trees, pace, start
         self.keys = KeyRepair(
-            view=view,
-            trees=trees,
-            replica=replica,
-            peers=peers,
-            limits=limits,
-            grace=grace,
-            report=report,
+            view=view, trees=trees, replica=replica, peers=peers, limits=limits, grace=grace, report=report
         )
         self.exchange = Exchange(
             storage=storage,
@@ -123,29 +128,16 @@ class Upkeep:
             storage=storage, random=random, pace=pace, limits=limits, note=self.keys.note, report=report
         )
         self.repair = Repair(
-            view=view,
-            trees=trees,
-            anti_entropy=self.anti_entropy,
-            exchange=self.exchange,
-            keys=self.keys,
-        )
-        self.tombstone_answers = TombstoneAnswers(
-            view=view,
-            replica=replica,
-            hints=hints,
-            exchange=self.exchange,
-            grace=grace,
-            pace=pace,
-            wall=wall,
-            limits=limits,
+            view=view, trees=trees, anti_entropy=self.anti_entropy, exchange=self.exchange, keys=self.keys
         )
         self.tombstones = TombstoneCollector(
             view=view,
             storage=storage,
             replica=replica,
             trees=trees,
-            answers=self.tombstone_answers,
+            hints=hints,
             exchange=self.exchange,
+            grace=grace,
             reach=reach,
             pace=pace,
             wall=wall,
@@ -154,6 +146,8 @@ class Upkeep:
             heal=self.keys.note,
             report=report,
         )
+        hints.on_missed = self.anti_entropy.urgent
+        self.anti_entropy.on_compared = hints.unmark
         self.tasks = Tasks(start)
 
     def start(self) -> None:
@@ -165,7 +159,7 @@ class Upkeep:
 
     def answers_to_peers(self, as_task: AsTask) -> dict[type[Request], Callable[[Any], Answer]]:
         """Handlers by message; `as_task` runs what takes longer."""
-        answers, repair, tombstones = self.answers, self.repair, self.tombstone_answers
+        answers, repair, tombstones = self.answers, self.repair, self.tombstones.answers
         return {
             CompareTrees: answers.compare,
             ListKeys: lambda request: as_task(answers.list(request)),
@@ -218,6 +212,13 @@ class Upkeep:
                 "corrupt_healed": self.keys.healed,
                 "corrupt_unhealed": self.keys.unhealed,
             },
+            "tombstones": {
+                "passes": self.tombstones.passes,
+                "pending": self.tombstones.pending,
+                "collected": self.tombstones.collected,
+                "expired": self.tombstones.expired,
+                "postponed": {reason: self.tombstones.postponed[reason] for reason in REASONS},
+            },
         }
 
     def figures(self) -> Figures:
@@ -239,4 +240,8 @@ class Upkeep:
             corrupt_found=self.keys.found,
             corrupt_healed=self.keys.healed,
             corrupt_unhealed=self.keys.unhealed,
+            tombstones_pending=self.tombstones.pending,
+            tombstones_collected=self.tombstones.collected,
+            tombstones_expired=self.tombstones.expired,
+            **{POSTPONED + reason.replace(" ", "_"): self.tombstones.postponed[reason] for reason in REASONS},
         )

@@ -20,6 +20,7 @@ from kvstore.core.upkeep_message import (
     StoreStates,
     TombstonesDropped,
 )
+from kvstore.errors import StaleRead
 from kvstore.node import tombstone_answers
 from kvstore.node.grace import Grace
 from kvstore.node.node import Node
@@ -93,7 +94,7 @@ async def test_a_value_is_never_dropped(five: World) -> None:
     await first.upkeep.tombstones.collect()
     assert first.upkeep.tombstones.pending == 0
     item = (PARTITION, FULL, digest(first.replica.read(PARTITION, FULL)))
-    assert await first.upkeep.tombstone_answers.drop(DropTombstones((item,))) == TombstonesDropped(b"\0")
+    assert await first.upkeep.tombstones.answers.drop(DropTombstones((item,))) == TombstonesDropped(b"\0")
     assert len(holders(five)) == 3
 
 
@@ -278,6 +279,62 @@ async def test_what_is_unreadable_is_healed_on_the_way(five: World) -> None:
     assert second.replica.read(PARTITION, FULL) == first.replica.read(PARTITION, FULL)
 
 
+async def test_a_session_that_has_seen_the_delete_is_not_stale_for_ever(five: World) -> None:
+    first = await deleted(five)
+    seen = context(await get(first, KEY))
+    await first.upkeep.tombstones.collect()
+    for node in (first, five.others("b", KEY)[0]):
+        assert values(await get(node, KEY, session=seen)) == []
+    await put(first, KEY, b"new", w=3)
+    assert values(await get(first, KEY, session=seen)) == [b"new"]
+
+
+async def test_what_a_session_has_seen_and_no_copy_knows_to_be_collected_is_stale(five: World) -> None:
+    """The copy that made it has given its id up, as after a crash: it may have lost the write."""
+    first = await deleted(five)
+    seen = context(await get(first, KEY))
+    await first.upkeep.tombstones.collect()
+    first.replica.renew_all()
+    with pytest.raises(StaleRead):
+        await get(first, KEY, session=seen)
+
+
+# --- what explain tells ---------------------------------------------------------------------------------
+
+
+async def test_explain_tells_why_a_tombstone_waits(five: World) -> None:
+    first = await deleted(five)
+    second, third = five.homes("b", KEY)[1:]
+    keeper, other = five.others("b", KEY)
+    told = (await keeper.explain("b", KEY))["tombstone"]
+    assert told == {"collected_by": first.name, "every_s": 86_400.0, "verdict": "proven", "waits_for": []}
+    keeper.hinting.kept.keep(PARTITION, FULL, second.node_id, first.replica.read(PARTITION, FULL))
+    other.hinting.kept.missed(PARTITION, second.node_id)
+    forget(third)
+    told = (await second.explain("b", KEY))["tombstone"]
+    assert told["verdict"] == "waits"
+    assert {waits["name"]: waits["reason"] for waits in told["waits_for"]} == {
+        third.name: "does not hold it yet",
+        keeper.name: "keeps a hint of the key",
+        other.name: "has to be compared first: it could not keep a hint of this partition",
+    }
+    five.down.add(other.name)
+    five.storages[third.name].disk.fail_reads = True
+    told = (await second.explain("b", KEY))["tombstone"]
+    five.storages[third.name].disk.fail_reads = False
+    assert told["verdict"] == "unknown"
+    assert {waits["name"]: waits["reason"] for waits in told["waits_for"]}[other.name].startswith(
+        "cannot be asked"
+    )
+
+
+async def test_explain_tells_nothing_of_a_tombstone_where_there_is_none(five: World) -> None:
+    first = five.homes("b", KEY)[0]
+    assert (await first.explain("b", KEY))["tombstone"] is None
+    await put(first, KEY, b"value", w=3)
+    assert (await first.explain("b", KEY))["tombstone"] is None
+
+
 # --- expiry ---------------------------------------------------------------------------------------------
 
 
@@ -297,7 +354,7 @@ async def test_a_value_that_expired_becomes_a_tombstone_that_hashes_equally_and_
     assert len(held) < 200
     assert digest(held) == before
     assert [version.tombstone for version in decode_state(held).siblings.values()] == [True]
-    answers = first.upkeep.tombstone_answers
+    answers = first.upkeep.tombstones.answers
     first.upkeep.tombstones.pending = 0
     assert answers.look(PARTITION, FULL, before) is Answer.HELD
     assert first.replica.bury(PARTITION, FULL, five.clocks[first.name].ms, 60_000)
