@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import cast
+from contextlib import suppress
 
 from kvstore.core.encoding import digest
 from kvstore.core.limits import KIB, Limits
 from kvstore.core.membership import NodeId
-from kvstore.core.message import Reply, Request
+from kvstore.core.message import Reply, Store
 from kvstore.core.ring import PARTITIONS
 from kvstore.core.tombstone import ROUNDS, Answer, Verdict, has_expired, judge
 from kvstore.core.upkeep_message import DropTombstones, ProveTombstones, TombstonesDropped, TombstonesProven
@@ -185,12 +185,23 @@ class TombstoneCollector:
         holders: dict[Item, list[NodeId]] = {}
         for at, item in enumerate(items):
             answers = {node: _answer(reply, at) for node, reply in zip(members, replies, strict=True)}
-            verdict, reasons = judge(answers, self._view.homes(item[0], self._trees.n_of(item[1])))
+            homes = self._view.homes(item[0], self._trees.n_of(item[1]))
+            verdict, reasons = judge(answers, homes)
+            former = [n for n, why in reasons.items() if why is Answer.DIFFERENT and n not in homes]
+            for node in former:
+                await self._bring(node, item)
             if verdict is Verdict.PROVEN:
                 holders[item] = [node for node, answer in answers.items() if answer is Answer.HELD]
             else:
                 self.postponed[_POSTPONED[next(iter(reasons.values()), None)]] += 1
         return holders
+
+    async def _bring(self, former: NodeId, item: Item) -> None:
+        """To a node that has been a home and holds what it held then: nobody else compares with it."""
+        partition, key, _ = item
+        with suppress(CorruptRecord):
+            if state := self._replica.read(partition, key):
+                await self._ask(former, Store(partition, key, state))
 
     async def _drop(self, holders: dict[Item, list[NodeId]]) -> None:
         """Elsewhere first. A record that came back meanwhile to one that has dropped it is found again."""
@@ -210,14 +221,13 @@ class TombstoneCollector:
         reply = await self.answers.drop(DropTombstones(mine))
         self.collected += sum(reply.dropped)
 
-    async def _ask(self, node: NodeId, request: ProveTombstones | DropTombstones) -> Reply | None:
+    async def _ask(self, node: NodeId, request: ProveTombstones | DropTombstones | Store) -> Reply | None:
         """None for a member that gave no answer. Raises StorageFailed."""
         try:
             if node != self._view.me.node_id:
-                return await self._exchange.call(node, cast(Request, request), ANSWER_S)
-            if isinstance(request, ProveTombstones):
-                return await self.answers.prove(request)
-            return await self.answers.drop(request)
+                return await self._exchange.call(node, request, ANSWER_S)
+            assert isinstance(request, ProveTombstones), "this node drops last, and is a home"
+            return await self.answers.prove(request)
         except StorageFailed:
             raise
         except KVStoreError:

@@ -196,6 +196,21 @@ async def test_what_a_member_took_from_a_home_that_was_asked_later_is_found_when
     assert len(holders(five)) == 3
 
 
+async def test_what_a_former_home_still_holds_is_brought_up_to_date_and_goes_with_the_others(
+    five: World,
+) -> None:
+    """As after a bucket got a smaller n: with a larger one again it would come back."""
+    first, former = five.homes("b", KEY)[0], five.others("b", KEY)[0]
+    await put(first, KEY, b"old", w=3)
+    former.replica.store(PARTITION, FULL, first.replica.read(PARTITION, FULL))
+    await put(first, KEY, b"", tombstone=True, context=context(await get(first, KEY)), w=3)
+    await first.upkeep.tombstones.collect()
+    assert first.upkeep.tombstones.postponed == {"not everywhere": 1}
+    assert former.replica.read(PARTITION, FULL) == first.replica.read(PARTITION, FULL)
+    await first.upkeep.tombstones.collect()
+    assert holders(five) == []
+
+
 async def test_a_write_between_proof_and_drop_stays(five: World) -> None:
     first = await deleted(five)
     seen = context(await get(first, KEY))
