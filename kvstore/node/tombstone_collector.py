@@ -204,7 +204,11 @@ class TombstoneCollector:
                 await self._ask(former, Store(partition, key, state))
 
     async def _drop(self, holders: dict[Item, list[NodeId]]) -> None:
-        """Elsewhere first. A record that came back meanwhile to one that has dropped it is found again."""
+        """Elsewhere first. A record that came back meanwhile to one that has dropped it is found again.
+
+        What is unreadable here by now stays elsewhere: it could not be healed once they have dropped it.
+        """
+        holders = {item: at for item, at in holders.items() if self.answers.look(*item) is Answer.HELD}
         me = self._view.me.node_id
         others = sorted({node for nodes in holders.values() for node in nodes if node != me})
         requests = {

@@ -231,6 +231,29 @@ async def test_a_write_between_proof_and_drop_stays(five: World) -> None:
     await until(lambda: len(holders(five)) == 3)
 
 
+async def test_what_has_become_unreadable_since_the_proof_is_not_taken_from_those_who_can_heal_it(
+    five: World,
+) -> None:
+    """Found in a simulated run, seed 159: nobody else had the key any more, so it stayed unreadable."""
+    first = await deleted(five)
+    rounds: list[Request] = []
+
+    def rot(_: str, to: str, request: Request) -> Request:
+        if isinstance(request, ProveTombstones) and to == five.homes("b", KEY)[1].name:
+            rounds.append(request)
+            if len(rounds) == 2:
+                five.storages[first.name].disk.flip_bit(Kind.DATA, PARTITION, FULL)
+        return request
+
+    five.intercept = rot
+    await first.upkeep.tombstones.collect()
+    assert len(rounds) == 2
+    assert all(home.replica.read(PARTITION, FULL) for home in five.homes("b", KEY)[1:])
+    await first.upkeep.tombstones.collect()
+    await until(lambda: first.upkeep.keys.healed == 1)
+    assert len(holders(five)) == 3
+
+
 # --- afterwards -----------------------------------------------------------------------------------------
 
 
