@@ -14,6 +14,7 @@ A tour of the code, in reading order:
     node/stand_ins.py       who takes the copy of a home that is away
     node/hinted_handoff.py  how it gets there in the end
     node/anti_entropy.py    how replicas become equal that nobody reads; node/exchange.py is one comparison
+    node/tombstone_collector.py    how what was deleted goes for good, and why it may
     node/ports.py           what a node needs of the world
     node/formation.py       how a new cluster agrees on its first layout
     storage/, rpc/, httpapi/    the ports and the door, made of RocksDB, TCP and HTTP
@@ -30,6 +31,7 @@ The words, each with its file:
     copy              one partition on one node; has a replica id               node/replica.py
     credential        who sends a request, and what that one may do             core/credential.py
     dot               (replica id, counter): the name of one write, ever        core/vector_clock.py
+    grace period      lasts until nothing begun before can send what it has read  node/grace.py
     hint              a state kept for a home that is away                      core/hint.py
     hinted handoff    bringing hints to where they belong                       node/hinted_handoff.py
     home              one of the N nodes that hold a key                        core/layout.py
