@@ -36,7 +36,7 @@ def status(nodes: str | None, timeout_s: float | None, output: str) -> None:
 @target_options
 @output_option
 def explain(bucket: str, key: str, nodes: str | None, timeout_s: float | None, output: str) -> None:
-    """Where a key lives, what each of its homes holds, and who keeps hints for homes that are away.
+    """Where a key lives, what each home holds, who keeps hints, and why its tombstone has to wait.
 
     \b
     Example:
@@ -69,7 +69,19 @@ def explained(document: dict[str, Any]) -> list[str]:
     agreement = "all homes hold the same" if document["equal"] else "the homes differ"
     if all(home["answer"] == "nothing" for home in document["homes"]):
         agreement = "no home holds anything"
-    return [f"{document['bucket']}/{shown}: partition {document['partition']}, {agreement}", *table(rows)]
+    lines = [f"{document['bucket']}/{shown}: partition {document['partition']}, {agreement}", *table(rows)]
+    return lines + _tombstone(document.get("tombstone"))
+
+
+def _tombstone(tombstone: dict[str, Any] | None) -> list[str]:
+    """Why it is still there, a line for each reason."""
+    if tombstone is None:
+        return []
+    by, every_s = tombstone["collected_by"], tombstone["every_s"]
+    if not tombstone["waits_for"]:
+        return [f"its tombstone is collected by {by}, which looks for such every {every_s:g} s"]
+    reasons = [f"  {waits['name']} {waits['reason']}" for waits in tombstone["waits_for"]]
+    return [f"its tombstone is collected by {by}, and has to wait:", *reasons]
 
 
 def _holding(home: dict[str, Any]) -> str:

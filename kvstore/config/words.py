@@ -157,6 +157,14 @@ LIMIT_WORDS = {
         "bytes per second sent to and fetched from other homes to make them equal",
         "too high: clients wait; too low: an emptied disk takes long to fill",
     ),
+    "tombstone_interval_s": (
+        "how often a node looks for tombstones and expired values that may go",
+        "too high: they take disk space for longer; too low: everything held is read all the time",
+    ),
+    "tombstone_pause_s": (
+        "rest between the steps of proving that nothing older than a tombstone is left",
+        "too high: they take disk space for longer; too low: members are asked more often than needed",
+    ),
     "scrub_interval_s": (
         "how often every record at rest is read again",
         "too high: rot is found when the other copies have gone, too",

@@ -197,7 +197,7 @@ def merge_encoded(mine: bytes, theirs: bytes, their_causal: Causal | None = None
 
     With `their_causal` at hand `mine` is the caller's own record and not checked again; without it both
     sides may come from elsewhere. Compares bytes, then causal parts, and reads the versions only if both
-    sides have news.
+    sides have news, or a dot in common, which may have expired on one of them.
     """
     if mine == theirs or not theirs:
         return mine
@@ -207,11 +207,13 @@ def merge_encoded(mine: bytes, theirs: bytes, their_causal: Causal | None = None
         my_causal, their_causal = decode_causal(mine), decode_causal(theirs)
     else:
         my_causal, _ = open_own(mine)
-    if _supersedes(their_causal, my_causal):
-        return theirs
-    if _supersedes(my_causal, their_causal):
-        return mine
-    return encode_state(merge(decode_state(mine), decode_state(theirs)))
+    if set(my_causal.dots).isdisjoint(their_causal.dots):
+        if _supersedes(their_causal, my_causal):
+            return theirs
+        if _supersedes(my_causal, their_causal):
+            return mine
+    merged = encode_state(merge(decode_state(mine), decode_state(theirs)))
+    return next((whole for whole in (mine, theirs) if whole == merged), merged)
 
 
 def _supersedes(newer: Causal, older: Causal) -> bool:

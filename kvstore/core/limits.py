@@ -68,6 +68,8 @@ class Limits:
     anti_entropy_interval_s: float = 60.0  # every partition is compared with each of its homes so often
     anti_entropy_records_per_s: int = 50_000  # read for trees and lists; 3 µs each, so 15 % of a core
     anti_entropy_bytes_per_s: int = 16 * MIB  # of states sent and fetched
+    tombstone_interval_s: float = 600.0  # what is held is looked through for tombstones so often
+    tombstone_pause_s: float = 5.0  # between the steps of a proof
     scrub_interval_s: float = 86_400.0  # every record at rest is read again so often
     scrub_bytes_per_s: int = 4 * MIB
 

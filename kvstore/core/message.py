@@ -14,6 +14,25 @@ from typing import NamedTuple
 
 from kvstore.core.layout import Layout
 from kvstore.core.membership import Member, NodeId
+from kvstore.core.upkeep_message import (
+    CompareTrees,
+    DeliverHints,
+    DropTombstones,
+    FetchStates,
+    Flush,
+    HintsDelivered,
+    KeysListed,
+    ListKeys,
+    PartitionsRepaired,
+    ProveTombstones,
+    RepairPartitions,
+    StatesFetched,
+    StatesStored,
+    StoreStates,
+    TombstonesDropped,
+    TombstonesProven,
+    TreesCompared,
+)
 
 # --- what a client asks of a coordinator; forwarded to a home of the key at most once ---------------
 
@@ -145,6 +164,19 @@ class Stored(NamedTuple):
     """Applied; durable if that was asked."""
 
 
+class FetchCopy(NamedTuple):
+    """Which dots has your copy of this partition made?"""
+
+    partition: int
+
+
+class CopyHeld(NamedTuple):
+    """The dots of this replica id up to this counter; 0 for none."""
+
+    replica_id: int
+    counter: int
+
+
 class Scan(NamedTuple):
     """Keys of one bucket in these partitions, in order of keys, strictly after `after`."""
 
@@ -271,109 +303,14 @@ class FetchHints(NamedTuple):
 
 
 class HintsHeld(NamedTuple):
-    """The merge of all hints of the key, and for whom they are; b"" says nothing about the key."""
+    """The merge of all hints of the key, and for whom they are; b"" says nothing about the key.
+
+    `marked`: of the key's partition a hint could not be kept, and anti-entropy has not compared since.
+    """
 
     state: bytes
     targets: tuple[NodeId, ...] = ()
-
-
-# --- anti-entropy: what two homes of a partition say to each other -----------------------------------
-
-
-class CompareTrees(NamedTuple):
-    """Hashes of these positions of one level of the trees of these partitions, 8 bytes each.
-
-    `n`: of the keys that live on n nodes. `terms`: digest of what both must agree on before hashes mean
-    anything (BucketRegistry); refused as NotReady where it differs.
-    """
-
-    terms: bytes
-    n: int
-    partitions: tuple[int, ...]
-    level: int
-    positions: tuple[int, ...]
-    hashes: bytes
-
-
-class TreesCompared(NamedTuple):
-    """One byte for each hash: 0 equal, 1 different, 2 no tree yet: ask again, 3 no scan gets through."""
-
-    verdicts: bytes
-
-
-class ListKeys(NamedTuple):
-    """Keys of these segments (bits) strictly after `after`."""
-
-    terms: bytes
-    n: int
-    partition: int
-    segments: bytes
-    after: bytes = b""
-
-
-class KeysListed(NamedTuple):
-    """(key, hash of the item; b"" for an unreadable record), in order of keys.
-
-    `more`: nothing up to `last` is left out, and there may be keys after it.
-    """
-
-    items: tuple[tuple[bytes, bytes], ...]
-    last: bytes
-    more: bool
-
-
-class FetchStates(NamedTuple):
-    partition: int
-    keys: tuple[bytes, ...]
-
-
-class StatesFetched(NamedTuple):
-    """Of the first keys asked for, as many as the limits allow; b"" for none or an unreadable one."""
-
-    states: tuple[bytes, ...]
-
-
-class StoreStates(NamedTuple):
-    """Merge these (key, state) into yours, and answer when they are durable."""
-
-    partition: int
-    items: tuple[tuple[bytes, bytes], ...]
-
-
-class StatesStored(NamedTuple):
-    """How many were merged; those this node is no home of are not."""
-
-    stored: int
-
-
-class RepairPartitions(NamedTuple):
-    """Make all homes in reach equal, with you as the one that compares."""
-
-    partitions: tuple[int, ...]
-    timeout_ms: int
-
-
-class PartitionsRepaired(NamedTuple):
-    """`failed`: partitions of which a home in reach could not be compared in time.
-
-    `healed`: states that one home lacked and has now. `missing`: homes out of reach.
-    """
-
-    failed: tuple[int, ...]
-    healed: int
-    missing: tuple[NodeId, ...]
-
-
-class DeliverHints(NamedTuple):
-    """Deliver what you keep for nodes in reach, and answer when that is done."""
-
-    timeout_ms: int
-
-
-class HintsDelivered(NamedTuple):
-    """`done`: nothing is left for a node in reach."""
-
-    done: bool
+    marked: bool = False
 
 
 Request = (
@@ -397,6 +334,10 @@ Request = (
     | StoreStates
     | RepairPartitions
     | DeliverHints
+    | ProveTombstones
+    | DropTombstones
+    | Flush
+    | FetchCopy
 )
 Reply = (
     Got
@@ -416,6 +357,9 @@ Reply = (
     | StatesStored
     | PartitionsRepaired
     | HintsDelivered
+    | TombstonesProven
+    | TombstonesDropped
+    | CopyHeld
 )
 
 REPLY_OF: dict[type[Request], type[Reply]] = {
@@ -439,6 +383,10 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     StoreStates: StatesStored,
     RepairPartitions: PartitionsRepaired,
     DeliverHints: HintsDelivered,
+    ProveTombstones: TombstonesProven,
+    DropTombstones: TombstonesDropped,
+    Flush: Done,
+    FetchCopy: CopyHeld,
 }
 """Order matters: the position is the number on the wire. Append only."""
 

@@ -57,7 +57,7 @@ def merge(a: KeyState, b: KeyState) -> KeyState:
     """What a replica knows that learned both. Commutative, associative, idempotent.
 
     A dot stays if both have it, or if one has it and the other does not know it: what the other
-    knows and no longer has was superseded there.
+    knows and no longer has was superseded there. Of one that expired, the tombstone stays.
 
     Nothing else may drop a sibling here. Collapsing operation ids or keeping only the last write
     inside merge breaks associativity: with dots d1, d2 of one operation and a write that saw d1
@@ -65,7 +65,8 @@ def merge(a: KeyState, b: KeyState) -> KeyState:
     """
     siblings = {d: v for d, v in a.siblings.items() if d in b.siblings or not b.context.covers(d)}
     for dot, version in b.siblings.items():
-        if dot not in siblings and not a.context.covers(dot):
+        held = siblings.get(dot)
+        if (version.tombstone and not held.tombstone) if held else not a.context.covers(dot):
             siblings[dot] = version
     return KeyState(siblings, a.context.join(b.context))
 

@@ -1,4 +1,4 @@
-"""Metrics of anti-entropy and scrub: the node counts, this names and explains."""
+"""Metrics of anti-entropy, scrub and deletes: the node counts, this names and explains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from kvstore.node.upkeep import Figures
+from kvstore.node.upkeep import POSTPONED, Figures
 
 _COUNTERS = {
     "partitions_compared": (
@@ -34,6 +34,11 @@ _COUNTERS = {
         "kvstore_corrupt_records_unhealed",
         "Attempts to heal that failed: a home was out of reach, or nobody has the key",
     ),
+    "tombstones_collected": (
+        "kvstore_tombstones_collected",
+        "Deleted keys of which nothing is left",
+    ),
+    "tombstones_expired": ("kvstore_values_expired", "Values in whose place this node put a tombstone"),
 }
 _GAUGES = {
     "oldest_comparison_s": (
@@ -41,6 +46,10 @@ _GAUGES = {
         "Age of the oldest comparison of a partition with another home of it",
     ),
     "partitions_damaged": ("kvstore_partitions_damaged", "Partitions that no scan gets through"),
+    "tombstones_pending": (
+        "kvstore_tombstones_pending",
+        "Deleted keys that the last pass of this node could not collect",
+    ),
 }
 
 
@@ -55,8 +64,16 @@ class UpkeepMetrics(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
+        postponed = CounterMetricFamily(
+            "kvstore_tombstones_postponed",
+            "Attempts to collect a tombstone that failed, by what was in the way",
+            labels=["reason"],
+        )
         for field, value in self._figures()._asdict().items():
-            if field in _GAUGES:
+            if field.startswith(POSTPONED):
+                postponed.add_metric([field.removeprefix(POSTPONED)], value)
+            elif field in _GAUGES:
                 yield GaugeMetricFamily(*_GAUGES[field], value)
             else:
                 yield CounterMetricFamily(*_COUNTERS[field], value)
+        yield postponed

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
-from kvstore.core.message import PartitionsRepaired, RepairPartitions
 from kvstore.core.ring import PARTITIONS
+from kvstore.core.upkeep_message import PartitionsRepaired, RepairPartitions
 from kvstore.errors import KVStoreError, NotReady, PeerRefused, StorageFailed
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.exchange import DAMAGED, DIFFERENT, NO_TREE, Exchange

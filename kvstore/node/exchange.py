@@ -26,19 +26,19 @@ from kvstore.core.merkle_tree import (
     pack_segments,
     segment_of,
 )
-from kvstore.core.message import (
+from kvstore.core.message import Reply, Request
+from kvstore.core.upkeep_message import (
     CompareTrees,
     FetchStates,
     KeysListed,
     ListKeys,
-    Reply,
-    Request,
     StatesFetched,
     StatesStored,
     StoreStates,
     TreesCompared,
 )
 from kvstore.errors import CorruptRecord, NotReady, PeerError, PeerRefused
+from kvstore.node.grace import Grace
 from kvstore.node.pace import BYTES_AT_ONCE, RECORDS_AT_ONCE, Pace
 from kvstore.node.partition_trees import PartitionTrees, hash_of
 from kvstore.node.ports import Kind, Peers, Storage
@@ -77,10 +77,11 @@ class Exchange:
         peers: Peers,
         reach: Reach,
         pace: Pace,
+        grace: Grace,
         heal: Callable[[int, bytes], None],
     ) -> None:
         self._storage, self._replica, self._trees, self._peers = storage, replica, trees, peers
-        self._reach, self._pace, self._heal = reach, pace, heal
+        self._reach, self._pace, self._grace, self._heal = reach, pace, grace, heal
         self.counts = Counts()
 
     async def compare_roots(self, peer: NodeId, n: int, partitions: Sequence[int]) -> bytes:
@@ -169,9 +170,13 @@ class Exchange:
         for key in plan.heal:
             self._heal(partition, key)
         send = plan.send
-        for start in range(0, len(plan.fetch), STATES_MAX):
-            send += await self._fetch(peer, partition, plan.fetch[start : start + STATES_MAX])
-        await self._send(peer, partition, send)
+        epoch = self._grace.enter()
+        try:
+            for start in range(0, len(plan.fetch), STATES_MAX):
+                send += await self._fetch(peer, partition, plan.fetch[start : start + STATES_MAX])
+            await self._send(peer, partition, send)
+        finally:
+            self._grace.leave(epoch)
 
     async def _fetch(self, peer: NodeId, partition: int, keys: Sequence[bytes]) -> list[bytes]:
         """Merges what the peer has; the keys of which this node now knows more than came."""

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 from kvstore.core.key_exchange import UNREADABLE
 from kvstore.core.merkle_tree import LEAVES, unpack_hashes, unpack_segments
-from kvstore.core.message import (
+from kvstore.core.ring import PARTITIONS
+from kvstore.core.upkeep_message import (
     CompareTrees,
     FetchStates,
     KeysListed,
@@ -21,7 +22,6 @@ from kvstore.core.message import (
     StoreStates,
     TreesCompared,
 )
-from kvstore.core.ring import PARTITIONS
 from kvstore.errors import CorruptRecord, InvalidRequest, NotReady, Overloaded
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.exchange import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -14,11 +15,12 @@ from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
 from kvstore.core.message import KNOWN_BY_NOBODY, FetchHints, Held, HintsHeld, Read
 from kvstore.core.ring import PARTITIONS, full_key, partition_of
-from kvstore.errors import CorruptRecord, KVStoreError
+from kvstore.core.tombstone import WORDS, Answer, judge, shows_nothing
+from kvstore.errors import CorruptRecord, KVStoreError, PeerRefused
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.hint_store import HintStore
-from kvstore.node.ports import Peers
+from kvstore.node.ports import Peers, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.replica import Replica
 
@@ -35,22 +37,29 @@ class Explainer:
         peers: Peers,
         reach: Reach,
         limits: Limits,
+        wall: WallClock,
     ) -> None:
+        self._wall = wall
         self._view, self._buckets, self._replica, self._hints = view, buckets, replica, hints
         self._peers, self._reach, self._limits = peers, reach, limits
 
     async def explain(self, bucket: str, key: bytes) -> dict[str, Any]:
-        """Who the homes of a key are, what each of them holds, and who keeps hints. Raises NotReady."""
+        """Who the homes of a key are, what each of them holds, who keeps hints, and why its tombstone waits.
+
+        Raises NotReady.
+        """
         properties = self._buckets.properties(bucket)
         full = full_key(bucket, key)
         partition = partition_of(full)
         homes = self._view.homes(partition, properties.n)
         layout = self._view.layout
-        members = [m.node_id for m in layout.members] if layout else []
-        held, hinted = await asyncio.gather(
-            asyncio.gather(*(self._held(node, partition, full) for node in homes)),
+        members = sorted(self._view.members, key=self._view.name_of)
+        of_members, hinted = await asyncio.gather(
+            asyncio.gather(*(self._held(node, partition, full) for node in members)),
             asyncio.gather(*(self._kept(node, partition, full) for node in members)),
         )
+        there = dict(zip(members, of_members, strict=True))
+        held = [there[node] for node in homes]
         states = [state for state in held if isinstance(state, bytes)]
         return {
             "bucket": bucket,
@@ -68,19 +77,54 @@ class Explainer:
                     **_described(kept.state),
                 }
                 for node, kept in zip(members, hinted, strict=True)
-                if kept.targets
+                if kept is not None and kept.targets
+            ],
+            "tombstone": self._tombstone(homes, there, dict(zip(members, hinted, strict=True))),
+        }
+
+    def _tombstone(
+        self,
+        homes: Sequence[NodeId],
+        held: Mapping[NodeId, bytes | KVStoreError],
+        hinted: Mapping[NodeId, HintsHeld | None],
+    ) -> dict[str, Any] | None:
+        """Who collects it, and what is in the way; None if no home holds a state of tombstones only.
+
+        As far as one question to each member can tell: nobody's sends are waited for.
+        """
+        now_ms, skew_ms = self._wall.now_ms(), int(self._limits.clock_skew_max_s * 1000)
+        states = [state for home in homes if isinstance(state := held[home], bytes) and state]
+        buried = next((state for state in states if shows_nothing(state, now_ms, skew_ms)), None)
+        if buried is None:
+            return None
+        wanted, answers = digest(buried), dict[NodeId, Answer | None]()
+        for node, kept in hinted.items():
+            if kept is None:
+                answers[node] = None
+            elif kept.targets or kept.marked:
+                answers[node] = Answer.HINTED if kept.targets else Answer.MARKED
+            else:
+                answers[node] = _answer(held[node], wanted)
+        verdict, reasons = judge(answers, homes)
+        return {
+            "collected_by": self._view.name_of(homes[0]),
+            "every_s": self._limits.tombstone_interval_s,
+            "verdict": verdict.value,
+            "waits_for": [
+                {"name": self._view.name_of(node), "reason": WORDS[answer]}
+                for node, answer in reasons.items()
             ],
         }
 
-    async def _kept(self, node: NodeId, partition: int, key: bytes) -> HintsHeld:
-        """What a member keeps of the key for others; nothing of one that does not answer."""
+    async def _kept(self, node: NodeId, partition: int, key: bytes) -> HintsHeld | None:
+        """What a member keeps of the key for others; None of one that does not answer."""
         if node == self._view.me.node_id:
-            return HintsHeld(*self._hints.held(partition, key))
+            return HintsHeld(*self._hints.held(partition, key), marked=self._hints.is_marked(partition))
         self._reach.asked(node)
         call = self._peers.call(node, FetchHints(partition, key), self._limits.peer_deadline_s)
         with suppress(KVStoreError):
             return cast(HintsHeld, await call)
-        return HintsHeld(b"")
+        return None
 
     async def _held(self, node: NodeId, partition: int, key: bytes) -> bytes | KVStoreError:
         try:
@@ -154,6 +198,16 @@ def _routing(layout: Layout, view: ClusterView) -> dict[str, Any]:
         ],
         "walks": [list(walk) for walk in layout.walks],
     }
+
+
+def _answer(held: bytes | KVStoreError, wanted: bytes) -> Answer | None:
+    if isinstance(held, PeerRefused | CorruptRecord):
+        return Answer.UNREADABLE
+    if isinstance(held, KVStoreError):
+        return None
+    if not held:
+        return Answer.ABSENT
+    return Answer.HELD if digest(held) == wanted else Answer.DIFFERENT
 
 
 def _described(state: bytes | KVStoreError) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from functools import partial
 from kvstore.core.membership import NodeId
 from kvstore.core.message import HintsHeld, Reply, Request
 from kvstore.core.quorum import Outcome, Tally
-from kvstore.errors import KVStoreError, NotFound, PeerTimeout
+from kvstore.errors import KVStoreError, NotFound, PeerTimeout, QuorumNotMet
+from kvstore.node.grace import Grace
 from kvstore.node.ports import Peers
 from kvstore.node.reach import Reach
 
@@ -25,11 +26,14 @@ class FanOut:
 
     `instead(votes, node, error)` is told of each failure before it is counted, also after it is decided:
     it may ask somebody else. `stand_ins` were asked in place of homes; `hinted`: (stand-in, its answer,
-    seconds, home) of those that did what they were asked.
+    seconds, home) of those that did what they were asked. It is inside of `grace` while a call is in flight.
     """
 
     __slots__ = (
         "_decided",
+        "_epoch",
+        "_grace",
+        "_in_flight",
         "_instead",
         "_loop",
         "_now",
@@ -51,9 +55,12 @@ class FanOut:
         now: Callable[[], float],
         tally: Tally,
         instead: Instead | None = None,
+        *,
+        grace: Grace,
     ) -> None:
         self._loop, self._peers, self._reach, self._now, self.tally = loop, peers, reach, now, tally
-        self._instead = instead
+        self._instead, self._grace = instead, grace
+        self._epoch = self._in_flight = 0
         self._decided: asyncio.Future[None] | None = None
         self.answers: list[tuple[NodeId, Reply, float]] = []
         self.failures: list[tuple[NodeId, KVStoreError, float]] = []
@@ -63,6 +70,7 @@ class FanOut:
 
     def ask(self, node: NodeId, request: Request, deadline_s: float) -> None:
         """One vote of the tally's `asked` is this node's."""
+        self._sending()
         self._reach.asked(node)
         call = self._peers.call(node, request, deadline_s)
         call.add_done_callback(partial(self._arrived, node))
@@ -89,6 +97,7 @@ class FanOut:
         self.stand_ins += (node,)
         if counts:
             self.tally.ask_one_more(primary=False)
+        self._sending()
         self._reach.asked(node)
         call = self._peers.call(node, request, deadline_s)
         call.add_done_callback(partial(self._stood_in, node, home, counts, instead))
@@ -122,6 +131,17 @@ class FanOut:
             self._decided = self._loop.create_future()
             await self._decided
 
+    def _sending(self) -> None:
+        if not self._in_flight:
+            self._epoch = self._grace.enter()
+        self._in_flight += 1
+
+    def _ended(self) -> None:
+        """After whoever takes the place of a call that failed was asked."""
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._grace.leave(self._epoch)
+
     def _own(self, node: NodeId, answer: Reply, home: NodeId | None, durable: asyncio.Future[None]) -> None:
         error = durable.exception()
         if error is None:
@@ -136,11 +156,13 @@ class FanOut:
             self._reach.succeeded(node)
             self.answers.append((node, call.result(), self._now() - self.started_s))
             self._count(ack=True)
+            self._ended()
             return
         known = self._failed(node, self._reach.heard(node, call) or error)
         if self._instead is not None:
             self._instead(self, node, known)
         self._count(ack=False)
+        self._ended()
 
     def _stood_in(
         self,
@@ -157,6 +179,7 @@ class FanOut:
                 self.hinted += ((node, answer, self._now() - self.started_s, home),)
                 if counts:
                     self._count(ack=True, primary=False)
+                self._ended()
                 return
             error = NotFound("it keeps no hint of the key, which says nothing about the key")
         self._failed(node, error)
@@ -164,6 +187,7 @@ class FanOut:
             instead()
         if counts:
             self._count(ack=False, primary=False)
+        self._ended()
 
     def _failed(self, node: NodeId, error: BaseException) -> KVStoreError:
         known = error if isinstance(error, KVStoreError) else KVStoreError(str(error))
@@ -175,3 +199,23 @@ class FanOut:
         decided = self._decided
         if decided is not None and not decided.done() and self.tally.outcome is not Outcome.PENDING:
             decided.set_result(None)
+
+
+def lost(
+    votes: FanOut, need: int, own_votes: int, name_of: Callable[[NodeId], str], *, outcome: str
+) -> KVStoreError:
+    """A vote that is lost, with what each replica did. A failed disk here speaks for itself."""
+    replicas = [(name_of(node), "answered") for node, _, _ in votes.answers]
+    replicas += [(name_of(node), "hinted") for node, _, _, _ in votes.hinted]
+    replicas += [(name_of(node), type(error).__name__) for node, error, _ in votes.failures]
+    return QuorumNotMet(
+        required=need,
+        received=own_votes + votes.tally.acks,
+        asked=own_votes + votes.tally.asked,
+        hinted=len(votes.hinted),
+        replicas=tuple(replicas),
+        outcome=outcome,
+        advice="the write may be applied: send it again with the same Idempotency-Key"
+        if outcome == "unknown"
+        else "send it again, or ask for a smaller r",
+    )

@@ -230,6 +230,10 @@ class HintStore:
         """(partition, node) pairs that anti-entropy has to compare."""
         return sorted(self._marks)
 
+    def is_marked(self, partition: int) -> bool:
+        """Whether any node is known to lack something there that nobody keeps."""
+        return any(marked == partition for marked, _ in self._marks)
+
     def unmark(self, partition: int, target: NodeId) -> None:
         """They have been compared."""
         if self._marks.pop((partition, target), 0) is None:

@@ -31,6 +31,7 @@ from kvstore.errors import (
 )
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
+from kvstore.node.grace import Grace
 from kvstore.node.hint_store import HintStore
 from kvstore.node.ports import Peers, Random
 from kvstore.node.reach import Reach
@@ -59,9 +60,11 @@ class HintedHandoff:
         reach: Reach,
         random: Random,
         limits: Limits,
+        grace: Grace,
         report: Callable[..., None],
     ) -> None:
         self._view, self._buckets, self._hints, self._replica = view, buckets, hints, replica
+        self._grace = grace
         self._peers, self._reach, self._random, self._limits = peers, reach, random, limits
         self._report = report
         self._loop = asyncio.get_running_loop()
@@ -121,8 +124,14 @@ class HintedHandoff:
 
     async def _turn(self, target: NodeId) -> bool:
         """Some of the hints of one target; True if any was delivered."""
+        epoch = self._grace.enter()
+        try:
+            return await self._deliver_all(self._next(target))
+        finally:
+            self._grace.leave(epoch)
+
+    async def _deliver_all(self, records: list[_Record]) -> bool:
         delivered = False
-        records = self._next(target)
         while records:
             batch, records = (
                 records[: self._limits.handoff_in_flight_max],

@@ -9,11 +9,12 @@ from typing import Any
 
 from kvstore.core.hybrid_clock import wall_ms_of
 from kvstore.core.limits import Limits
-from kvstore.core.message import FetchHints, HintsHeld, Reply, Stored, StoreHint
+from kvstore.core.message import FetchHints, HintsHeld, Reply, Request, Stored, StoreHint
 from kvstore.core.ring import PARTITIONS
 from kvstore.errors import InvalidRequest
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
+from kvstore.node.grace import Grace
 from kvstore.node.hint_store import HintStore
 from kvstore.node.hinted_handoff import HintedHandoff
 from kvstore.node.hybrid_time import HybridTime
@@ -42,6 +43,7 @@ class Hinting:
         random: Random,
         time: HybridTime,
         limits: Limits,
+        grace: Grace,
         report: Callable[..., None],
     ) -> None:
         self._me, self._replica, self._wall, self._time = view.me.node_id, replica, wall, time
@@ -56,6 +58,7 @@ class Hinting:
             reach=reach,
             random=random,
             limits=limits,
+            grace=grace,
             report=report,
         )
         self.stand_ins = StandIns(
@@ -73,6 +76,10 @@ class Hinting:
         return self.handoff.describe(self._wall.now_ms())
 
     # --- what peers ask -----------------------------------------------------------------------------
+
+    def answers_to_peers(self) -> dict[type[Request], Callable[[Any], Reply | asyncio.Future[Any]]]:
+        """Handlers by message."""
+        return {StoreHint: self.store, FetchHints: self.fetch}
 
     def store(self, request: StoreHint) -> Reply | asyncio.Future[Any]:
         """Keep a state for another node; the answer comes once it is durable, later if room gets scarce.
@@ -100,7 +107,9 @@ class Hinting:
         return _STORED
 
     def fetch(self, request: FetchHints) -> Reply | asyncio.Future[Any]:
-        held = HintsHeld(*self.kept.held(request.partition, request.key))
+        held = HintsHeld(
+            *self.kept.held(request.partition, request.key), marked=self.kept.is_marked(request.partition)
+        )
         return self._loop.create_task(self._durably(held)) if request.durable else held
 
     async def _durably(self, held: HintsHeld) -> HintsHeld:

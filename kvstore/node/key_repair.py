@@ -17,6 +17,7 @@ from kvstore.core.message import KNOWN_BY_NOBODY, Held, Read, Reply, Store
 from kvstore.core.read_repair import merged, plan_read_repair
 from kvstore.errors import CorruptRecord, KVStoreError, PeerRefused, StorageFailed
 from kvstore.node.cluster_view import ClusterView
+from kvstore.node.grace import Grace
 from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Peers
 from kvstore.node.replica import Replica
@@ -50,10 +51,11 @@ class KeyRepair:
         replica: Replica,
         peers: Peers,
         limits: Limits,
+        grace: Grace,
         report: Callable[..., None],
     ) -> None:
         self._view, self._trees, self._replica, self._peers = view, trees, replica, peers
-        self._limits, self._report = limits, report
+        self._limits, self._grace, self._report = limits, grace, report
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[tuple[int, bytes], None] = {}
         self._wake: asyncio.Future[None] | None = None
@@ -101,6 +103,13 @@ class KeyRepair:
 
     async def repair(self, partition: int, key: bytes) -> KeyRepaired:
         """Raises NotReady, StorageFull, StorageFailed."""
+        epoch = self._grace.enter()
+        try:
+            return await self._repair(partition, key)
+        finally:
+            self._grace.leave(epoch)
+
+    async def _repair(self, partition: int, key: bytes) -> KeyRepaired:
         homes = self._view.homes(partition, self._trees.n_of(key))
         me = self._view.me.node_id
         asked = [me, *(home for home in homes if home != me)]

@@ -24,7 +24,7 @@ from kvstore.core.message import (
     Done,
     FetchBucket,
     FetchCluster,
-    FetchHints,
+    FetchCopy,
     Get,
     Gossip,
     Got,
@@ -39,7 +39,6 @@ from kvstore.core.message import (
     Store,
     StoreBucket,
     Stored,
-    StoreHint,
     Written,
 )
 from kvstore.core.quorum import Outcome, Tally, majority
@@ -56,9 +55,9 @@ from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.coordinator import Coordinator
 from kvstore.node.explain import Explainer
-from kvstore.node.fan_out import FanOut
 from kvstore.node.formation import Formation
 from kvstore.node.gossip import GossipLoop
+from kvstore.node.grace import Grace
 from kvstore.node.hinting import Hinting, too_far_ahead
 from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.pace import Pace
@@ -106,7 +105,7 @@ class Node:
         self.registry = BucketRegistry(storage, defaults)
         self.registry.start()
         self.time = HybridTime(wall, limits.clock_skew_max_s)
-        self.pace, self.reach = Pace(limits), Reach(self._loop)
+        self.pace, self.reach, self.grace = Pace(limits), Reach(self._loop), Grace(self._loop)
         self.trees = PartitionTrees(storage, self.registry, self.pace, report)
         self.replica = Replica(storage, random, self.time, limits, self._sync_failed, self.trees)
         self.hinting = Hinting(
@@ -120,6 +119,7 @@ class Node:
             random=random,
             time=self.time,
             limits=limits,
+            grace=self.grace,
             report=report,
         )
         self.coordinator = Coordinator(
@@ -131,6 +131,7 @@ class Node:
             stand_ins=self.hinting.stand_ins,
             wall=wall,
             limits=limits,
+            grace=self.grace,
             spawn=self.spawn,
         )
         self.get: Callable[[Get], Coroutine[Any, Any, Got]] = self.coordinator.get
@@ -144,11 +145,9 @@ class Node:
             limits=limits,
         )
         kept = self.hinting.kept
-        self._explainer = Explainer(self.view, self.registry, self.replica, kept, peers, self.reach, limits)
+        self._explainer = Explainer(view, self.registry, self.replica, kept, peers, self.reach, limits, wall)
         self._meet(random, seeds, bootstrap_expect)
         self.upkeep = self._made_upkeep(random)
-        kept.on_missed = self.upkeep.anti_entropy.urgent
-        self.upkeep.anti_entropy.on_compared = kept.unmark
         self.upkeep.repair.deliver_hints = self.hinting.handoff.deliver
         self._handlers = self._answers_to_peers()
 
@@ -184,6 +183,9 @@ class Node:
             peers=self._peers,
             reach=self.reach,
             random=random,
+            hints=self.hinting.kept,
+            grace=self.grace,
+            wall=self.wall,
             limits=self.limits,
             start=self._start_loop,
             report=self._report,
@@ -206,8 +208,8 @@ class Node:
             Release: lambda request: self._as_task(self._done(forming.release(request.proposer))),
             StoreBucket: self._store_bucket,
             FetchBucket: lambda request: BucketHeld(self.registry.record(request.name)),
-            StoreHint: self.hinting.store,
-            FetchHints: self.hinting.fetch,
+            FetchCopy: lambda request: self.replica.copy_held(request.partition),
+            **self.hinting.answers_to_peers(),
             **self.upkeep.answers_to_peers(self._in_background),
         }
 
@@ -349,9 +351,7 @@ class Node:
         assert layout is not None, "asked before there are members"
         others = [m.node_id for m in layout.members if m.node_id != self.node_id]
         need = majority(len(layout.members)) - 1
-        votes = FanOut(
-            self._loop, self._peers, self.reach, self.wall.elapsed_s, Tally(asked=len(others), need=need)
-        )
+        votes = self.coordinator.fan_out(Tally(asked=len(others), need=need))
         for node in others:
             votes.ask(node, request, self.limits.peer_deadline_s)
         if await votes.decided() is Outcome.LOST:

@@ -12,13 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
 
 from kvstore.core.membership import NodeId
-from kvstore.core.message import (
-    DeliverHints,
-    HintsDelivered,
-    PartitionsRepaired,
-    RepairPartitions,
-)
 from kvstore.core.ring import PARTITIONS
+from kvstore.core.upkeep_message import DeliverHints, HintsDelivered, PartitionsRepaired, RepairPartitions
 from kvstore.errors import (
     KVStoreError,
     NotReady,

@@ -16,6 +16,7 @@ from kvstore.core.encoding import (
     Causal,
     decode_causal,
     decode_state,
+    digest,
     encode_single,
     encode_state,
     has_known_format,
@@ -26,12 +27,14 @@ from kvstore.core.encoding import (
     read_own,
 )
 from kvstore.core.limits import Limits
+from kvstore.core.message import CopyHeld
 from kvstore.core.ring import PARTITIONS
 from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, find_operation, write
+from kvstore.core.tombstone import buried, has_expired
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot
 from kvstore.errors import ContextRequired, CorruptRecord, InvalidRequest, NotReady, StorageFailed, TooLarge
 from kvstore.node.hybrid_time import HybridTime
-from kvstore.node.ports import Kind, Random, Storage
+from kvstore.node.ports import Kind, Random, Storage, Write
 
 _ID_BYTES = 8
 _FRAME_OVERHEAD_BYTES = 4096  # key, context and the frame itself around a state
@@ -156,6 +159,11 @@ class Replica:
         except CorruptRecord:
             self.corrupt += 1
             raise
+
+    def copy_held(self, partition: int) -> CopyHeld:
+        """Every dot that the copy here has made under the id that it has now."""
+        copy = self._copies.get(partition)
+        return CopyHeld(copy.replica_id, copy.counter) if copy else CopyHeld(0, 0)
 
     def sync(self) -> asyncio.Future[None]:
         """Done when all that was written so far is durable; shared by all who ask in the same group."""
@@ -287,19 +295,51 @@ class Replica:
         if merged != mine:
             self._put(partition, key, head_of(mine) if mine else b"", merged)
 
-    def _put(self, partition: int, key: bytes, held_head: bytes, state: bytes) -> None:
-        """Raises CorruptRecord, and writes nothing, if `state` does not begin as one.
+    def drop(self, partition: int, key: bytes, expected: bytes, is_over: Callable[[bytes], bool]) -> bool:
+        """Forget a state with this digest, if it `is_over`; True if no record is left. Not yet synced.
 
-        After a failed write nothing gets as far as a sync, so it is told here that the disk has failed.
+        The copy keeps its id, and its counter goes on: what it writes next is not covered by what is
+        forgotten, should that come back (B6). Raises CorruptRecord, StorageFull, NotReady.
         """
+        if self._stopped:
+            raise NotReady(_STOPPED)
+        held = self.read(partition, key)
+        if not held:
+            return True
+        if digest(held) != expected or not is_over(held):
+            return False
+        self._apply((Kind.DATA, partition, key, None))
+        self._heads.pop(key, None)
+        self._trees.changed(partition, key, head_of(held), b"")
+        return True
+
+    def bury(self, partition: int, key: bytes, now_ms: int, skew_ms: int) -> bool:
+        """Tombstones in place of values that expired; True if there were any. Not yet synced.
+
+        Head and hash of the record stay as they are. Raises CorruptRecord, StorageFull, NotReady.
+        """
+        if self._stopped:
+            raise NotReady(_STOPPED)
+        held = self.read(partition, key)
+        if not held or not has_expired(held, now_ms, skew_ms):
+            return False
+        self._apply((Kind.DATA, partition, key, buried(held, now_ms, skew_ms)))
+        return True
+
+    def _put(self, partition: int, key: bytes, held_head: bytes, state: bytes) -> None:
+        """Raises CorruptRecord, and writes nothing, if `state` does not begin as one."""
         head = head_of(state)
+        self._apply((Kind.DATA, partition, key, state))
+        self._remember(key, head)
+        self._trees.changed(partition, key, held_head, head)
+
+    def _apply(self, write: Write) -> None:
+        """After a failed write nothing gets as far as a sync, so it is told here that the disk has failed."""
         try:
-            self._storage.apply([(Kind.DATA, partition, key, state)])
+            self._storage.apply([write])
         except StorageFailed as error:
             self._on_failed(error)
             raise
-        self._remember(key, head)
-        self._trees.changed(partition, key, held_head, head)
 
     def _head(self, partition: int, key: bytes) -> bytes:
         """Of the state held, b"" for none. Raises CorruptRecord."""
@@ -348,7 +388,8 @@ class Replica:
         return copy
 
     def _sent_again(self, state: KeyState, dot: Dot, held: Version, version: Version) -> Minted:
-        if (held.value, held.tombstone) != (version.value, version.tombstone):
+        expired = held.tombstone and held.expires_at_ms
+        if not expired and (held.value, held.tombstone) != (version.value, version.tombstone):
             raise InvalidRequest(
                 "this operation id (Idempotency-Key) was used for another write of this key",
                 advice="use a new id for a new write, and the old one only to send the same write again",

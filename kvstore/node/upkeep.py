@@ -8,39 +8,48 @@ from typing import Any, NamedTuple
 
 from kvstore.core.bucket import check_bucket_name
 from kvstore.core.limits import Limits
-from kvstore.core.message import (
+from kvstore.core.message import Done, Reply, Request
+from kvstore.core.ring import PARTITIONS, full_key, partition_of
+from kvstore.core.upkeep_message import (
     CompareTrees,
     DeliverHints,
+    DropTombstones,
     FetchStates,
+    Flush,
     ListKeys,
+    ProveTombstones,
     RepairPartitions,
-    Reply,
-    Request,
     StoreStates,
 )
-from kvstore.core.ring import PARTITIONS, full_key, partition_of
 from kvstore.errors import InvalidRequest, NotReady
 from kvstore.node.anti_entropy import AntiEntropy
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.exchange import Exchange
 from kvstore.node.exchange_answers import ExchangeAnswers
+from kvstore.node.grace import Grace
+from kvstore.node.hint_store import HintStore
 from kvstore.node.key_repair import KeyRepair
 from kvstore.node.pace import Pace
 from kvstore.node.partition_trees import PartitionTrees
-from kvstore.node.ports import Peers, Random, Storage
+from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.repair import DEADLINE_S, Repair
 from kvstore.node.replica import Replica
 from kvstore.node.scrub import Scrub
 from kvstore.node.tasks import Task, Tasks
+from kvstore.node.tombstone_collector import REASONS, TombstoneCollector
 
 Start = Callable[[str, Coroutine[Any, Any, None]], None]
 Answer = Reply | asyncio.Future[Reply]
 AsTask = Callable[[Coroutine[Any, Any, Reply]], asyncio.Future[Reply]]
 
 
+POSTPONED = "tombstones_postponed_"
+"""Begins the figures of attempts by the reason they failed for."""
+
+
 class Figures(NamedTuple):
-    """For metrics: what was done since the start, but for the age and the damage, which are of now."""
+    """For metrics: what was done since the start; age, damage and what is pending are those of now."""
 
     partitions_compared: int
     partitions_different: int
@@ -58,6 +67,14 @@ class Figures(NamedTuple):
     corrupt_found: int
     corrupt_healed: int
     corrupt_unhealed: int
+    tombstones_pending: int
+    tombstones_collected: int
+    tombstones_expired: int
+    tombstones_postponed_out_of_reach: int
+    tombstones_postponed_not_everywhere: int
+    tombstones_postponed_not_expired: int
+    tombstones_postponed_unreadable: int
+    tombstones_postponed_hint: int
 
 
 class Upkeep:
@@ -74,13 +91,16 @@ class Upkeep:
         peers: Peers,
         reach: Reach,
         random: Random,
+        hints: HintStore,
+        grace: Grace,
+        wall: WallClock,
         limits: Limits,
         start: Start,
         report: Callable[..., None],
     ) -> None:
         self._view, self._trees, self._pace, self._start = view, trees, pace, start
         self.keys = KeyRepair(
-            view=view, trees=trees, replica=replica, peers=peers, limits=limits, report=report
+            view=view, trees=trees, replica=replica, peers=peers, limits=limits, grace=grace, report=report
         )
         self.exchange = Exchange(
             storage=storage,
@@ -89,6 +109,7 @@ class Upkeep:
             peers=peers,
             reach=reach,
             pace=pace,
+            grace=grace,
             heal=self.keys.note,
         )
         self.anti_entropy = AntiEntropy(
@@ -107,12 +128,26 @@ class Upkeep:
             storage=storage, random=random, pace=pace, limits=limits, note=self.keys.note, report=report
         )
         self.repair = Repair(
-            view=view,
-            trees=trees,
-            anti_entropy=self.anti_entropy,
-            exchange=self.exchange,
-            keys=self.keys,
+            view=view, trees=trees, anti_entropy=self.anti_entropy, exchange=self.exchange, keys=self.keys
         )
+        self.tombstones = TombstoneCollector(
+            view=view,
+            storage=storage,
+            replica=replica,
+            trees=trees,
+            hints=hints,
+            exchange=self.exchange,
+            grace=grace,
+            reach=reach,
+            pace=pace,
+            wall=wall,
+            random=random,
+            limits=limits,
+            heal=self.keys.note,
+            report=report,
+        )
+        hints.on_missed = self.anti_entropy.urgent
+        self.anti_entropy.on_compared = hints.unmark
         self.tasks = Tasks(start)
 
     def start(self) -> None:
@@ -120,10 +155,11 @@ class Upkeep:
         self._start("anti-entropy", self.anti_entropy.run())
         self._start("key-repair", self.keys.run())
         self._start("scrub", self.scrub.run())
+        self._start("tombstones", self.tombstones.run())
 
     def answers_to_peers(self, as_task: AsTask) -> dict[type[Request], Callable[[Any], Answer]]:
         """Handlers by message; `as_task` runs what takes longer."""
-        answers, repair = self.answers, self.repair
+        answers, repair, tombstones = self.answers, self.repair, self.tombstones.answers
         return {
             CompareTrees: answers.compare,
             ListKeys: lambda request: as_task(answers.list(request)),
@@ -131,6 +167,9 @@ class Upkeep:
             StoreStates: lambda request: as_task(answers.store(request)),
             RepairPartitions: lambda request: as_task(repair.lead(request)),
             DeliverHints: lambda request: as_task(repair.hints(request)),
+            ProveTombstones: lambda request: as_task(tombstones.prove(request)),
+            DropTombstones: lambda request: as_task(tombstones.drop(request)),
+            Flush: lambda _: Done(),
         }
 
     # --- what operators ask ---------------------------------------------------------------------------
@@ -173,6 +212,13 @@ class Upkeep:
                 "corrupt_healed": self.keys.healed,
                 "corrupt_unhealed": self.keys.unhealed,
             },
+            "tombstones": {
+                "passes": self.tombstones.passes,
+                "pending": self.tombstones.pending,
+                "collected": self.tombstones.collected,
+                "expired": self.tombstones.expired,
+                "postponed": {reason: self.tombstones.postponed[reason] for reason in REASONS},
+            },
         }
 
     def figures(self) -> Figures:
@@ -194,4 +240,8 @@ class Upkeep:
             corrupt_found=self.keys.found,
             corrupt_healed=self.keys.healed,
             corrupt_unhealed=self.keys.unhealed,
+            tombstones_pending=self.tombstones.pending,
+            tombstones_collected=self.tombstones.collected,
+            tombstones_expired=self.tombstones.expired,
+            **{POSTPONED + reason.replace(" ", "_"): self.tombstones.postponed[reason] for reason in REASONS},
         )

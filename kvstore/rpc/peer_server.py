@@ -66,6 +66,8 @@ class PeerServer:
         self._limited: RateLimited
         self._server: asyncio.Server | None = None
         self._sessions: set[Session] = set()
+        self._accepted = 0
+        self._oldest: dict[NodeId, int] = {}  # connections before this one count no more
         self._changed: asyncio.Future[None] | None = None
         self.draining = False
         self.expired = 0
@@ -116,7 +118,8 @@ class PeerServer:
         return {session.node for session in self._sessions if session.node}
 
     def _accept(self) -> Connection:
-        session = Session(self, self._loop, self._limits)
+        self._accepted += 1
+        session = Session(self, self._loop, self._limits, self._accepted)
         session.connection = Connection(
             self._loop,
             Handshake(self._identity, client=False, admit=self._admit, is_twin=self._is_twin),
@@ -156,6 +159,19 @@ class PeerServer:
         )
 
     # --- host of the sessions -------------------------------------------------------------------------
+
+    def flushed(self, session: Session) -> None:
+        """The peer wants to know that what it sent before is read, or never will be.
+
+        A node that was stopped, or cut off, may find frames of long ago on a connection that the peer has
+        given up since: these were sent before, too, and no order holds between two connections.
+        """
+        self._oldest[session.node] = session.number
+        for older in [known for known in self._sessions if self.is_given_up(known)]:
+            older.connection.close("the peer uses a newer connection")
+
+    def is_given_up(self, session: Session) -> bool:
+        return session.number < self._oldest.get(session.node, 0)
 
     def broke(self, session: Session, request: str, error: BaseException) -> None:
         self._limited("request failed", request, request=request, peer=session.node, exc_info=error)

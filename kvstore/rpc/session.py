@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
 from kvstore.core.message import EMPTY_REPLY, REPLY_OF, Reply, Request
+from kvstore.core.upkeep_message import Flush
 from kvstore.errors import KVStoreError
 from kvstore.rpc.connection import Connection
 from kvstore.rpc.frames import PAYLOAD_OVERHEAD_BYTES
@@ -31,6 +32,7 @@ Handler = Callable[[NodeId, Request, float], Reply | asyncio.Future[Any]]
 A future of None stands for a reply without fields: many calls can share one.
 """
 
+_FLUSH = REQUESTS.index(Flush)
 _REPLIES = tuple(REPLY_OF.values())
 _EMPTY = tuple(EMPTY_REPLY.get(request) for request in REPLY_OF)
 _STOPPING = Failure("NotReady", "this node is stopping", "failed", "ask another node")
@@ -47,6 +49,10 @@ class Host(Protocol):
     expired: int
     dropped: int
 
+    def flushed(self, session: Session) -> None: ...
+
+    def is_given_up(self, session: Session) -> bool: ...
+
     def broke(self, session: Session, request: str, error: BaseException) -> None: ...
 
     def progressed(self) -> None: ...
@@ -55,10 +61,10 @@ class Host(Protocol):
 
 
 class Session:
-    """Owner of a Connection. `node` is "" until the peer has proved itself."""
+    """Owner of a Connection, the `number`-th accepted. `node` is "" until the peer has proved itself."""
 
-    def __init__(self, host: Host, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
-        self._host, self._loop = host, loop
+    def __init__(self, host: Host, loop: asyncio.AbstractEventLoop, limits: Limits, number: int) -> None:
+        self._host, self._loop, self.number = host, loop, number
         self._now = loop.time
         self._outbox = Outbox(limits.peer_outbox_bytes_max, limits.frame_bytes_max)
         self._message_bytes_max = limits.frame_bytes_max - PAYLOAD_OVERHEAD_BYTES
@@ -82,9 +88,14 @@ class Session:
 
     def established(self, connection: Connection, peer: Established) -> None:
         self.node, self.instance = peer.node_id, peer.instance
+        if self._host.is_given_up(self):
+            self._over = True
+            connection.close("the peer uses a newer connection")
 
     def received(self, messages: tuple[Any, ...]) -> None:
         """The requests of one frame; what is answered at once leaves in one frame too."""
+        if self._over:
+            return
         arrived_s = self._now()
         self._flush_due = True
         try:
@@ -111,6 +122,8 @@ class Session:
             self._refuse(call_id, class_, Failure("InvalidRequest", text, "failed"))
             return
         request = REQUEST_DECODERS[number](fields)
+        if number == _FLUSH:
+            self._host.flushed(self)
         if self._host.draining or self.in_flight >= self._in_flight_max[class_]:
             self._refuse(call_id, class_, _STOPPING if self._host.draining else _BUSY)
             return

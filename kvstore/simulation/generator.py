@@ -48,6 +48,10 @@ LOSSY = ("bit-flips", "wipe", "restore")
 
 FAULTS_PER_S = 18 / 120
 KINDS_SHARE = 0.7  # of the kinds that may be, one run uses about so many
+RESTING = ("rest0", "rest1", "rest2")
+"""Keys that are mostly deleted, and then left alone for long enough to be collected, again and again."""
+
+REST_PERIOD_S, REST_USED_S = 24.0, 4.0
 START_S = 3.0  # before that the cluster forms
 QUIET_S = 2.0  # between two faults of one machine
 
@@ -123,7 +127,7 @@ def plan_of(seed: int, shape: Shape | None = None) -> Plan:
         jitter_s=chance.pick("jitter", (0.0001, 0.0005, 0.003, 0.01)),
         loss=chance.pick("loss", (0.0, 0.0, 0.0, 0.001, 0.01)),
         duplicates=chance.pick("duplicates", (0.0, 0.0, 0.001, 0.01)),
-        sync_delay_s=chance.pick("sync", (0.0002, 0.001, 0.005, 0.02)),
+        sync_delay_s=chance.pick("sync", (0.0002, 0.001, 0.005, 0.02, 0.1)),
         faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
         clients=_clients(chance, shape, keys, len(machines)),
     )
@@ -140,7 +144,8 @@ def _machines(chance: Chance, shape: Shape) -> tuple[Machine, ...]:
 
 def _keys(chance: Chance) -> list[str]:
     keys = [f"k{i}" for i in range(chance.pick("keys", (2, 4, 8)))]
-    return keys + [f"{SET_PREFIX}{i}" for i in range(chance.pick("sets", (1, 2)))]
+    keys += [f"{SET_PREFIX}{i}" for i in range(chance.pick("sets", (1, 2)))]
+    return keys + list(RESTING)
 
 
 def _holders(seed: int, machines: Sequence[Machine], keys: Sequence[str], n: int) -> list[str]:
@@ -176,14 +181,33 @@ def _clients(
                 for i, at_s in enumerate(times)
             )
         )
-    return tuple(clients)
+    deletes = _deletes(chance.sub("deletes"), shape, count * each, machines)
+    return (*clients, *([deletes] if deletes else []))
+
+
+def _deletes(chance: Chance, shape: Shape, number: int, machines: int) -> tuple[Action, ...]:
+    """One more client: whenever a key begins to rest, it reads the key and deletes what it saw."""
+    begins = [(_first_used_s(key) + REST_USED_S, key) for key in RESTING]
+    times = []
+    for first_s, key in begins:
+        at_s = first_s
+        while at_s < shape.duration_s - REST_USED_S:
+            times.append((round(at_s, 3), key))
+            at_s += REST_PERIOD_S
+    actions = []
+    for at_s, key in sorted(times):
+        node = chance.below("node", machines)
+        actions += [Action(number, at_s, "get", key, node), Action(number + 1, at_s, "delete", key, node)]
+        number += 2
+    return tuple(actions)
 
 
 def _action(
     chance: Chance, number: int, at_s: float, keys: Sequence[str], machines: int, home: int | None
 ) -> Action:
-    key = chance.pick("key", keys)
-    kind = chance.weighted("kind", {"get": 0.45, "put": 0.45, "delete": 0.1})
+    key = chance.pick("key", [key for key in keys if not _rests(key, at_s)])
+    deletes = 0.4 if key in RESTING else 0.1
+    kind = chance.weighted("kind", {"get": 0.45, "put": 0.55 - deletes, "delete": deletes})
     if kind == "delete" and key.startswith(SET_PREFIX):
         kind = "get"
     elsewhere = chance.below("node", machines)
@@ -198,6 +222,15 @@ def _action(
         session=kind == "get" and chance.happens("session", 0.3),
         value_bytes=chance.pick("bytes", (0, 0, 100, 1000)) if kind == "put" else 0,
     )
+
+
+def _rests(key: str, at_s: float) -> bool:
+    """They take turns, so that there is always one that has rested for some time."""
+    return key in RESTING and (at_s - _first_used_s(key)) % REST_PERIOD_S >= REST_USED_S
+
+
+def _first_used_s(key: str) -> float:
+    return START_S + REST_PERIOD_S * RESTING.index(key) / len(RESTING)
 
 
 # --- what breaks ----------------------------------------------------------------------------------------

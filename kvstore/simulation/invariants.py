@@ -8,6 +8,7 @@
         A dot that nobody has made yet is covered by nobody.
     I4  nothing superseded returns: a copy that has covered a dot and dropped it never holds it again, and
         its context never shrinks, unless the disk under it was lost, or a crash took the drop back.
+    I5  only tombstones are collected, and what is collected may come back as the same tombstones only.
     I6  at the moment of an acknowledgement, W nodes hold the write, or what covers it, in the durable part
         of their disk; as a home or as a stand-in.
     I9  what is written to a disk parses.
@@ -286,8 +287,12 @@ class Invariants:
             held.pop(where, None)
             if where != _HOME or before is None:
                 return None
-            self._keys[key].collected |= before.known
-            state = before._replace(live=0, dropped=before.known, unexplained=0, collected=True)
+            known = self._keys[key]
+            known.collected |= before.known
+            versions = {at: known.versions[at] for at in _positions(before.live)}
+            if alive := sum(1 << at for at, version in versions.items() if not version.tombstone):
+                self._breach("I5", key, node, f"collected {self._dots(known, alive)}, which is no tombstone")
+            state = before._replace(live=0, unexplained=0, collected=True)
             held[where] = state
             return state
         read = self._read(key, encoded, node, minted=True)

@@ -19,6 +19,8 @@ EXPECTED = (
     "process ended itself",
     "message repeated",
     "message late",
+    "tombstone collected",
+    "tombstone postponed",
 )
 """What a whole campaign must have reached; which of them one run reaches is chance."""
 
@@ -37,3 +39,5 @@ class Probes:
         self.hit("corrupt record met", node.replica.corrupt)
         self.hit("read repair sent", node.coordinator.repairs)
         self.hit("time refused", node.time.refused)
+        self.hit("tombstone collected", node.upkeep.tombstones.collected)
+        self.hit("tombstone postponed", node.upkeep.tombstones.postponed.total())

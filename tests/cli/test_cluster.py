@@ -88,6 +88,20 @@ def test_explain_shows_who_keeps_hints() -> None:
     assert version.strip().startswith("5 bytes a/b, written 1970-01-01")
 
 
+def test_explain_shows_why_a_tombstone_waits() -> None:
+    sibling = {"tombstone": True, "modified_ms": 0, "dot": "1:2"}
+    home = {"name": "n1", "zone": "z1", "answer": "state", "digest": "0" * 32, "siblings": [sibling]}
+    document = {"bucket": "b", "key": "k", "partition": 7, "equal": True, "homes": [home]}
+    waits = [{"name": "n4", "reason": "keeps a hint of the key"}]
+    tombstone = {"collected_by": "n1", "every_s": 600.0, "verdict": "waits", "waits_for": waits}
+    *_, head, reason = explained(document | {"tombstone": tombstone})
+    assert head == "its tombstone is collected by n1, and has to wait:"
+    assert reason == "  n4 keeps a hint of the key"
+    *_, line = explained(document | {"tombstone": tombstone | {"verdict": "proven", "waits_for": []}})
+    assert line == "its tombstone is collected by n1, which looks for such every 600 s"
+    assert "tombstone" not in explained(document | {"tombstone": None})[-1]
+
+
 def test_flags_of_a_bucket_are_typed_as_they_are_shown(kv: Type) -> None:
     assert "sloppy" in kv("bucket", "show", "strict").stdout
     shown = kv("bucket", "set", "strict", "sloppy=false").stdout.splitlines()

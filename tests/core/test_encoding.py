@@ -111,11 +111,27 @@ def test_merging_bytes_is_merging_states(drawn: list[KeyState]) -> None:
 
 @given(states_of_one_history(2))
 def test_bytes_that_win_are_passed_on_as_they_are(drawn: list[KeyState]) -> None:
-    """The fast path of every replicated put: no version is read or encoded again."""
+    """The fast path of every replicated put: nothing is encoded again, nor read while no dot is common."""
     a, b = drawn
     mine, theirs = encode_state(a), encode_state(merge(a, b))
     assert merge_encoded(mine, theirs) is (mine if mine == theirs else theirs)
     assert merge_encoded(theirs, mine) is theirs
+
+
+@given(states_of_one_history(2), st.data())
+def test_merging_bytes_is_merging_states_also_where_versions_expired_here_or_there(
+    drawn: list[KeyState], data: st.DataObject
+) -> None:
+    def partly_over(state: KeyState) -> KeyState:
+        over = {dot for dot in sorted(state.siblings) if data.draw(st.booleans())}
+        gone = {dot: state.siblings[dot]._replace(value=b"", tombstone=True) for dot in over}
+        return KeyState({**state.siblings, **gone}, state.context)
+
+    a, b = map(partly_over, drawn)
+    wanted = encode_state(merge(a, b))
+    assert wanted == encode_state(merge(b, a))
+    assert merge_encoded(encode_state(a), encode_state(b)) == wanted
+    assert merge_encoded(encode_state(b), encode_state(a), decode_causal(encode_state(a))) == wanted
 
 
 def test_a_state_that_knows_of_everything_can_still_hold_what_the_other_knows_to_be_superseded() -> None:

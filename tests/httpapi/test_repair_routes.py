@@ -111,7 +111,7 @@ async def test_the_status_of_comparisons(api: Api) -> None:
 async def test_every_figure_is_a_metric_with_the_prefix_and_base_units(api: Api) -> None:
     text = (await api.get("/metrics")).body.decode()
     values = {}
-    for name, value in re.findall(r"^(kvstore_\w+) (\d+)\.0$", text, re.MULTILINE):
+    for name, value in re.findall(r"^(kvstore_\w+(?:{reason=\"\w+\"})?) (\d+)\.0$", text, re.MULTILINE):
         values[name] = int(value)
     figures = api.service.upkeep.figures()
     assert sorted(set(figures) - set(values.values())) == []
@@ -119,4 +119,5 @@ async def test_every_figure_is_a_metric_with_the_prefix_and_base_units(api: Api)
     assert values["kvstore_corrupt_records_healed_total"] == figures.corrupt_healed
     assert values["kvstore_anti_entropy_oldest_comparison_seconds"] == figures.oldest_comparison_s
     assert values["kvstore_background_paused_seconds_total"] == figures.paused_s
-    assert len(Figures._fields) == 16
+    assert values['kvstore_tombstones_postponed_total{reason="hint"}'] == figures.tombstones_postponed_hint
+    assert len(Figures._fields) == 24

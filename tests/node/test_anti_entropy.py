@@ -10,16 +10,9 @@ import pytest
 
 from kvstore.core.encoding import digest
 from kvstore.core.limits import DEFAULT_LIMITS, Limits
-from kvstore.core.message import (
-    CompareTrees,
-    FetchStates,
-    ListKeys,
-    Put,
-    Request,
-    Store,
-    StoreStates,
-)
+from kvstore.core.message import Put, Request, Store
 from kvstore.core.ring import PARTITIONS, full_key, partition_of
+from kvstore.core.upkeep_message import CompareTrees, FetchStates, ListKeys, StoreStates
 from kvstore.errors import NotReady, PeerRefused
 from kvstore.node import exchange as exchange_module
 from kvstore.node.node import Node

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from kvstore.core.message import Put, RepairPartitions, Request, Store, StoreStates
+from kvstore.core.message import Put, Request, Store
 from kvstore.core.ring import PARTITIONS, full_key, partition_of
+from kvstore.core.upkeep_message import RepairPartitions, StoreStates
 from kvstore.errors import InvalidRequest, KVStoreError, Overloaded
 from kvstore.node.ports import Kind
 from kvstore.node.tasks import KEPT_MAX, RUNNING_MAX, Task, Tasks

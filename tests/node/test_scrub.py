@@ -12,8 +12,9 @@ from kvstore.core.encoding import causal_bytes
 from kvstore.core.key_exchange import UNREADABLE
 from kvstore.core.limits import DEFAULT_LIMITS
 from kvstore.core.merkle_tree import item_hash
-from kvstore.core.message import FetchStates, ListKeys, Read, Request, StatesFetched, Store, StoreStates
+from kvstore.core.message import Read, Request, Store
 from kvstore.core.ring import PARTITIONS, full_key, partition_of
+from kvstore.core.upkeep_message import FetchStates, ListKeys, StatesFetched, StoreStates
 from kvstore.errors import CorruptRecord
 from kvstore.node.node import Node
 from kvstore.node.ports import Kind

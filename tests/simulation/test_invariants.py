@@ -218,6 +218,24 @@ def test_what_was_collected_does_not_return(watch: Watch) -> None:
     assert watch.kinds() == {"I4"}
 
 
+# --- I5 -------------------------------------------------------------------------------------------------
+
+
+def test_a_value_is_not_collected(watch: Watch) -> None:
+    watch.stores("n1", made("a", (A, 1)))
+    watch.applied("n1", [(Kind.DATA, 0, KEY, None)])
+    assert watch.kinds() == {"I5"}
+
+
+def test_a_tombstone_may_return_to_a_home_that_dropped_it(watch: Watch) -> None:
+    old = made("a", (A, 1))
+    deleted = write(old, old.context, Version(b"", tombstone=True), (A, 2))
+    watch.stores("n1", deleted)
+    watch.applied("n1", [(Kind.DATA, 0, KEY, None)])
+    watch.stores("n1", deleted)
+    assert watch.kinds() == set()
+
+
 # --- I6 -------------------------------------------------------------------------------------------------
 
 
@@ -246,7 +264,8 @@ def test_a_hint_is_a_copy_but_a_node_counts_once(watch: Watch) -> None:
 
 
 def test_a_copy_that_is_superseded_or_collected_or_lost_since_has_counted(watch: Watch) -> None:
-    old, new = superseding()
+    old = made("a", (A, 1))
+    new = write(old, old.context, Version(b"", tombstone=True), (A, 2))
     for node in ("n1", "n2", "n3"):
         watch.stores(node, old)
         watch.stores(node, new)
