@@ -73,11 +73,13 @@ class NodeServer:
         self.failed: asyncio.Future[KVStoreError]
         self.node: Node
         self._storage = storage
+        security = config.security
+        self._certificates = (security.http_certificates(), security.rpc_certificates())
         self._log = get_logger(node=config.node.name)
 
     @property
     def url(self) -> str:
-        return f"http://{self.http_address}"
+        return f"{'https' if self._certificates[0] is not None else 'http'}://{self.http_address}"
 
     async def start(self) -> None:
         """Returns when both sockets listen. Raises ConfigError, StorageError; then nothing is left open."""
@@ -92,6 +94,7 @@ class NodeServer:
 
     async def _start(self, undo: list[Callable[[], Awaitable[Any]]]) -> None:
         config, limits = self.config, self.config.limits
+        http_tls, rpc_tls = self._certificates
         storage = self._storage or RocksStorage(config.node.data_dir, cache_bytes=config.node.cache_bytes)
         undo.append(storage.close)
         chance = SystemRandom()
@@ -105,6 +108,7 @@ class NodeServer:
             limits=limits,
             report=self._report,
             on_twin=self._refused_as_twin,
+            tls=rpc_tls.client if rpc_tls is not None else None,
         )
         await self._peers.start()
         undo.append(self._peers.close)
@@ -123,7 +127,9 @@ class NodeServer:
             report=self._report,
         )
         self._peer_server = PeerServer(identity, self.node.serve, limits=limits, report=self._report)
-        bound_rpc = await self._peer_server.start(config.node.rpc_listen)
+        bound_rpc = await self._peer_server.start(
+            config.node.rpc_listen, rpc_tls.server if rpc_tls is not None else None
+        )
         undo.append(self._peer_server.close)
         self._http = HttpServer(
             self.node,
@@ -132,7 +138,10 @@ class NodeServer:
             audit=audit_log(node=config.node.name),
         )
         self.node.pace.foreground = self._http.metrics.served
-        bound_http = join_address(*await self._http.start(*split_address(config.node.http_listen)))
+        host, port = split_address(config.node.http_listen)
+        bound_http = join_address(
+            *await self._http.start(host, port, http_tls.server if http_tls is not None else None)
+        )
         undo.append(self._http.close)
         self.rpc_address = config.node.advertise_rpc or bound_rpc
         self.http_address = config.node.advertise_http or bound_http
@@ -168,18 +177,23 @@ class NodeServer:
     async def _reload(self) -> None:
         """What may change without a restart. A file that is wrong, or away, changes nothing."""
         security = self.config.security
-        tokens = security.client_tokens_file
-        watch = FileWatch([tokens] if tokens is not None else [])
-        while True:
+        watched: list[tuple[str, FileWatch, Callable[[], None]]] = []
+        if security.client_tokens_file is not None:
+            tokens = FileWatch((security.client_tokens_file,))
+            watched.append(("client tokens", tokens, lambda: self._http.let_in(security.credentials())))
+        with_tls = [c for c in self._certificates if c is not None]
+        watched += [("certificates", FileWatch(c.files), c.reload) for c in with_tls]
+        while watched:
             await asyncio.sleep(RELOAD_S)
-            if not watch.changed():
-                continue
-            try:
-                self._http.let_in(security.credentials())
-            except ConfigError as error:
-                self._report("client tokens not reloaded", reason=error.detail, advice=error.advice)
-            else:
-                self._log.info("client tokens reloaded")
+            for what, watch, load in watched:
+                if not watch.changed():
+                    continue
+                try:
+                    load()
+                except ConfigError as error:
+                    self._report(f"{what} not reloaded", reason=error.detail, advice=error.advice)
+                else:
+                    self._log.info(f"{what} reloaded")
 
     def _fatal(self, error: KVStoreError) -> None:
         if not self.failed.done():

@@ -475,6 +475,11 @@ def test_every_value_of_a_node_can_be_set_and_every_setting_is_one() -> None:
         "client_token",
         "client_token_file",
         "client_tokens_file",
+        "http_certificate_file",
+        "http_key_file",
+        "rpc_certificate_file",
+        "rpc_key_file",
+        "rpc_ca_file",
         "log_level",
         "log_format",
     }

@@ -3,6 +3,7 @@
     fields.py    every setting once: key, type, default, what it is, what a wrong one costs
     words.py     what the settings of core/ mean to an operator
     sources.py   where values come from, and what each source calls them
+    certificates.py    TLS from files
     tokens.py    the file of client tokens
     watch.py     whether a file has changed
     checks.py    what single values cannot tell: settings that contradict each other

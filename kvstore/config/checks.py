@@ -25,7 +25,18 @@ KEYGEN = "make one with `kvstore keygen cluster.key`, copy it to every node, set
 
 def contradictions(settings: Settings) -> list[Problem]:
     """All of them, in the order in which one would fix them."""
-    checks = (_quorums, _cluster_size, _conflicts, _addresses, _exposure, _seeds, _data_dir, _sizes, _times)
+    checks = (
+        _quorums,
+        _cluster_size,
+        _conflicts,
+        _addresses,
+        _exposure,
+        _tls,
+        _seeds,
+        _data_dir,
+        _sizes,
+        _times,
+    )
     return [problem for check in checks for problem in check(settings)]
 
 
@@ -101,6 +112,24 @@ def _exposure(settings: Settings) -> Iterator[Problem]:
                 f"{settings.said(listen)} is open to other machines, {what} not set",
                 f"set {what} (made by `kvstore keygen` and `kvstore token new`), "
                 f"or listen on 127.0.0.1:{port}",
+            )
+
+
+TLS_FILES = {
+    "http": ("http_certificate_file", "http_key_file"),
+    "rpc": ("rpc_certificate_file", "rpc_key_file", "rpc_ca_file"),
+}
+
+
+def _tls(settings: Settings) -> Iterator[Problem]:
+    """Half of what TLS takes would be none, or one that trusts everybody."""
+    for files in TLS_FILES.values():
+        there = [key for key in files if settings[key].value is not None]
+        missing = [key for key in files if settings[key].value is None]
+        if there and missing:
+            yield Problem(
+                f"{settings.said(there[0])} without {' and '.join(missing)}",
+                f"set {' and '.join(missing)}, or none of {', '.join(files)}",
             )
 
 
@@ -243,6 +272,11 @@ def _secret(settings: Settings, key: str, problems: list[Problem]) -> str | None
 # --- legal, but ----------------------------------------------------------------------------------
 
 
+_SECRET_FILES = (
+    "cluster_key_file", "client_token_file", "client_tokens_file", "http_key_file", "rpc_key_file",
+)  # fmt: skip
+
+
 def warnings_about(settings: Settings) -> Iterator[str]:
     """Legal settings with a cost that is easily overlooked."""
     n = settings["n"].value
@@ -256,7 +290,17 @@ def warnings_about(settings: Settings) -> Iterator[str]:
         yield f"{settings.said('durability')}: acknowledged writes may be lost when all their holders crash"
     if settings["bootstrap_expect"].value > 1 and not settings["seeds"].value:
         yield f"{settings.said('bootstrap_expect')} and no seeds: this node waits for others that name it"
-    for key in ("cluster_key_file", "client_token_file", "client_tokens_file"):
+    for listen, tls in (("http_listen", "http_certificate_file"), ("rpc_listen", "rpc_certificate_file")):
+        host, _ = split_address(settings[listen].value)
+        if not is_loopback(host) and settings[tls].value is None:
+            yield f"{settings.said(listen)} is open to other machines without TLS: set {tls}"
+    for key in (
+        "cluster_key_file",
+        "client_token_file",
+        "client_tokens_file",
+        "http_key_file",
+        "rpc_key_file",
+    ):
         path: Path | None = settings[key].value
         if path is not None and stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO:
             yield f"{settings.said(key)} can be read by every user of this machine: chmod o-rwx"

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from kvstore.config.checks import contradictions, secrets_of, warnings_about
+from kvstore.config.checks import TLS_FILES, contradictions, secrets_of, warnings_about
 from kvstore.config.sources import Problem, read_settings
 from kvstore.config.values import Config, LogConfig, NodeConfig, SecurityConfig
 from kvstore.core.bucket import BucketProperties
@@ -34,10 +34,20 @@ def load(
     assert cluster_key is not None, "a missing key is a problem"
 
     value = {key: setting.value for key, setting in settings.items()}
+    files = (*TLS_FILES["http"], *TLS_FILES["rpc"])
+    security = SecurityConfig(
+        cluster_key, token, value["client_tokens_file"], **{key: value[key] for key in files}
+    )
+    for kind, certificates in (("http", security.http_certificates), ("rpc", security.rpc_certificates)):
+        try:
+            certificates()
+        except ConfigError as error:
+            problems.append(Problem(f"TLS of {kind}: {error.detail}", error.advice))
+    raise_if_any(problems)
     node = NodeConfig(**{f.name: value[f.name] for f in fields(NodeConfig)})
     return Config(
         node=node,
-        security=SecurityConfig(cluster_key, token, value["client_tokens_file"]),
+        security=security,
         bucket=BucketProperties(**{f.name: value[f.name] for f in fields(BucketProperties) if f.init}),
         limits=Limits(**{f.name: value[f.name] for f in fields(Limits)}),
         log=LogConfig(value["log_level"], value["log_format"]),

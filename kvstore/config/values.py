@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from kvstore.config.certificates import Certificates
 from kvstore.config.tokens import read_tokens
 from kvstore.core.bucket import BucketProperties
 from kvstore.core.credential import Credentials, only
@@ -45,12 +46,29 @@ class SecurityConfig:
     """`cluster_key`: what nodes prove to each other and sign tokens with. `client_token`: "" for none.
 
     Neither shows in a repr, so neither ends up in a log or a traceback. `client_tokens_file`: of more
-    tokens, by hash; None for none.
+    tokens, by hash; None for none. The other files: TLS, each set whole or not at all.
     """
 
     cluster_key: bytes = field(repr=False)
     client_token: str = field(repr=False)
     client_tokens_file: Path | None = None
+    http_certificate_file: Path | None = None
+    http_key_file: Path | None = None
+    rpc_certificate_file: Path | None = None
+    rpc_key_file: Path | None = None
+    rpc_ca_file: Path | None = None
+
+    def http_certificates(self) -> Certificates | None:
+        """As the files are now; None for no TLS. Raises ConfigError."""
+        if self.http_certificate_file is None or self.http_key_file is None:
+            return None
+        return Certificates(self.http_certificate_file, self.http_key_file)
+
+    def rpc_certificates(self) -> Certificates | None:
+        """The same between nodes, mutual."""
+        if self.rpc_certificate_file is None or self.rpc_key_file is None:
+            return None
+        return Certificates(self.rpc_certificate_file, self.rpc_key_file, self.rpc_ca_file)
 
     def credentials(self) -> Credentials | None:
         """As the file is now; None where everybody is let in. Raises ConfigError."""

@@ -295,7 +295,8 @@ class Refusal(asyncio.Protocol):
             advice="reuse connections, or go to another node",
         )
         taken.write(pool.farewell(error))
-        taken.write_eof()
+        if taken.can_write_eof():  # TLS cannot
+            taken.write_eof()
         pool.loop.call_later(_REFUSED_LINGER_S, taken.close)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -59,11 +60,14 @@ class HttpServer:
         self._manager = web.Server(cast(Any, self._app.handle), access_log=None)
         self._listener: asyncio.Server | None = None
 
-    async def start(self, host: str, port: int) -> tuple[str, int]:
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> tuple[str, int]:
         """Listens; the bound address. Port 0 takes a free one. Raises ConfigError with the remedy."""
         loop = asyncio.get_running_loop()
+        options: dict[str, Any] = {}
+        if tls is not None:
+            options = {"ssl": tls, "ssl_handshake_timeout": self._limits.header_timeout_s}
         try:
-            self._listener = await loop.create_server(self._accept, host, port, backlog=_BACKLOG)
+            self._listener = await loop.create_server(self._accept, host, port, backlog=_BACKLOG, **options)
         except (OSError, OverflowError) as error:
             raise _cannot_listen(host, port, error) from None
         bound = self._listener.sockets[0].getsockname()

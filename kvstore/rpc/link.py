@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -79,11 +80,12 @@ class Link:
         report: RateLimited,
         sweep_due: Callable[[], None],
         refused_as_twin: Callable[[str], None],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._loop, self._identity, self.node, self.address = loop, identity, node, address
         self._limits, self._timing, self._uniform, self._report = limits, timing, uniform, report
         self._sweep_due = sweep_due
-        self._refused_as_twin = refused_as_twin
+        self._refused_as_twin, self._tls = refused_as_twin, tls
         self.calls = Calls(loop, limits, self._whom, self._flush_soon)
         self.state = State.IDLE
         self.peer: Established | None = None
@@ -240,7 +242,7 @@ class Link:
         try:
             async with asyncio.timeout(timeout_s):
                 host, port = split_address(self.address)
-                await self._loop.create_connection(lambda: connection, host, port)
+                await self._loop.create_connection(lambda: connection, host, port, ssl=self._tls)
                 return await self._up
         except TimeoutError:
             reason = f"no connection within {timeout_s:g} s"

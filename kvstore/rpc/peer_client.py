@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 
 from kvstore.core.generation import is_proven_twin
@@ -46,10 +47,11 @@ class PeerClient:
         timing: Timing | None = None,
         report: Report = report_nothing,
         on_twin: Callable[[str], None] = lambda _: None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._identity, self._uniform, self._limits = identity, uniform, limits
         self._timing, self._report = timing or Timing(), report
-        self._on_twin = on_twin
+        self._on_twin, self._tls = on_twin, tls
         self._refused_first_s: float | None = None
         self._loop: asyncio.AbstractEventLoop
         self._limited: RateLimited
@@ -128,6 +130,7 @@ class PeerClient:
             report=self._limited,
             sweep_due=self._sweep_soon,
             refused_as_twin=self._refused_as_twin,
+            tls=self._tls,
         )
 
     def _at(self, address: str) -> Link | None:

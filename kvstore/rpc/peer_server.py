@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kvstore.core.generation import is_twin
 from kvstore.core.limits import DEFAULT_LIMITS, Limits
@@ -20,6 +21,9 @@ from kvstore.rpc.session import Handler, Session
 
 STRANGERS_MAX = 128
 """Connections that have not proved themselves yet; further ones are closed unheard."""
+
+TLS_SLACK_S = 0.5
+"""How much later than TLS gave up at the latest its connections are forgotten."""
 
 _REMEDIES = {
     errno.EADDRINUSE: "another process listens there (this node, twice?): stop it or choose another port",
@@ -69,13 +73,17 @@ class PeerServer:
         self.expired = 0
         self.dropped = 0
 
-    async def start(self, address: str) -> str:
+    async def start(self, address: str, tls: ssl.SSLContext | None = None) -> str:
         """Listens on host:port and returns where (port 0: any free one). Raises ConfigError."""
         self._loop = asyncio.get_running_loop()
         self._limited = RateLimited(self._report, self._loop.time)
         try:
             host, port = split_address(address)
-            self._server = await self._loop.create_server(self._accept, host, port)
+            accept, options = self._accept, dict[str, Any]()
+            if tls is not None:
+                accept = self._accept_tls
+                options = {"ssl": tls, "ssl_handshake_timeout": self._limits.connect_timeout_s}
+            self._server = await self._loop.create_server(accept, host, port, **options)
         except ValueError as error:
             raise ConfigError(f"cannot listen for peers: {error}") from None
         except OSError as error:
@@ -128,6 +136,20 @@ class PeerServer:
         else:
             self._sessions.add(session)
         return session.connection
+
+    def _accept_tls(self) -> Connection:
+        """A connection of which TLS makes nothing is never made, and nobody tells that it is lost."""
+        connection = self._accept()
+        self._loop.call_later(self._limits.connect_timeout_s + TLS_SLACK_S, self._forget_unmade, connection)
+        return connection
+
+    def _forget_unmade(self, connection: Connection) -> None:
+        if not connection.address:
+            connection.abort()
+            for session in [s for s in self._sessions if s.connection is connection]:
+                self._sessions.discard(session)
+            self._limited("peer refused", "tls", reason="no TLS with a certificate of our CA")
+            self.progressed()
 
     def _is_twin(self, node: NodeId, instance: bytes) -> bool:
         now_s = self._loop.time()
