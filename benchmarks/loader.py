@@ -73,7 +73,10 @@ class Paths:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Keys are numbers from 1 to `keys`, uniformly. `value_bytes` of 0 means gets. `connections`: of all nodes."""
+    """Keys are numbers from 1 to `keys`, uniformly. `value_bytes` of 0 means gets.
+
+    `connections`: to all nodes together.
+    """
 
     paths: Paths
     keys: int
