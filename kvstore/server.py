@@ -93,7 +93,7 @@ class NodeServer:
         storage = self._storage or RocksStorage(config.node.data_dir, cache_bytes=config.node.cache_bytes)
         undo.append(storage.close)
         chance = SystemRandom()
-        view = ClusterView.open(storage, self._describe())
+        view = ClusterView.open(storage, self._describe(), config.node.recover_as)
         identity = Identity(
             view.me.node_id, config.security.cluster_key, view.me.incarnation, lambda: view.cluster_id
         )

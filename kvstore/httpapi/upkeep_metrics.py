@@ -41,6 +41,10 @@ _GAUGES = {
         "Age of the oldest comparison of a partition with another home of it",
     ),
     "partitions_damaged": ("kvstore_partitions_damaged", "Partitions that no scan gets through"),
+    "partitions_recovering": (
+        "kvstore_partitions_recovering",
+        "Copies that lost their data and were not compared with all other homes yet: no votes in reads",
+    ),
 }
 
 

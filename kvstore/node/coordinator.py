@@ -35,6 +35,7 @@ from kvstore.errors import (
     CorruptRecord,
     InvalidRequest,
     KVStoreError,
+    NotReady,
     PreconditionFailed,
     QuorumNotMet,
     StaleRead,
@@ -98,8 +99,8 @@ class Coordinator:
         started_s = self._now()
         deadline_s = self._peer_deadline_s(request.timeout_ms)
         try:
-            mine = self._replica.read(partition, key)
-        except CorruptRecord:
+            mine = self._replica.witness(partition, key)
+        except (CorruptRecord, NotReady):
             return await self._get_elsewhere(request, properties, quorum, homes, partition, key)
         local = (me, self._now() - started_s, mine)
         if quorum.r == 1 and not request.session:
@@ -191,8 +192,8 @@ class Coordinator:
     ) -> Got:
         """Without a copy here that can be read: R others must answer.
 
-        An unreadable record is "don't know", and they heal it. A node that is no home and reaches none
-        gets here too; then it is what stand-ins hold that counts.
+        An unreadable record is "don't know", and so is a copy that recovers; they heal it. A node that is
+        no home and reaches none gets here too; then it is what stand-ins hold that counts.
         """
         deadline_s = self._peer_deadline_s(request.timeout_ms)
         sloppy = not request.monotonic and _sloppy(request, properties)

@@ -29,6 +29,7 @@ from kvstore.node.pace import Pace
 from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Peers, Random, Storage
 from kvstore.node.reach import Reach
+from kvstore.node.recovery import Recovery
 from kvstore.node.repair import DEADLINE_S, Repair
 from kvstore.node.replica import Replica
 from kvstore.node.scrub import Scrub
@@ -52,6 +53,7 @@ class Figures(NamedTuple):
     oldest_comparison_s: float
     paused_s: float
     partitions_damaged: int
+    partitions_recovering: int
     scrub_passes: int
     scrub_records: int
     scrub_bytes: int
@@ -79,6 +81,7 @@ class Upkeep:
         report: Callable[..., None],
     ) -> None:
         self._view, self._trees, self._pace, self._start = view, trees, pace, start
+        self._replica = replica
         self.keys = KeyRepair(
             view=view, trees=trees, replica=replica, peers=peers, limits=limits, report=report
         )
@@ -98,6 +101,14 @@ class Upkeep:
             reach=reach,
             random=random,
             limits=limits,
+            report=report,
+        )
+        self.recovery = Recovery(
+            storage=storage,
+            view=view,
+            replica=replica,
+            trees=trees,
+            urgent=self.anti_entropy.urgent,
             report=report,
         )
         self.answers = ExchangeAnswers(
@@ -166,6 +177,7 @@ class Upkeep:
         """Ready for JSON: what was compared and healed, and when each peer was last compared."""
         return {
             **self.anti_entropy.status(),
+            "partitions_recovering": len(self._replica.recovering),
             "scrub": {
                 "passes": self.scrub.passes,
                 "records": self.scrub.records,
@@ -188,6 +200,7 @@ class Upkeep:
             oldest_comparison_s=self.anti_entropy.oldest_s(),
             paused_s=self._pace.paused_s,
             partitions_damaged=len(self._trees.damaged),
+            partitions_recovering=len(self._replica.recovering),
             scrub_passes=self.scrub.passes,
             scrub_records=self.scrub.records,
             scrub_bytes=self.scrub.read_bytes,

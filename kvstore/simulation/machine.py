@@ -73,9 +73,9 @@ class World(Protocol):
     bugs: list[str]
 
 
-def node_id(seed: int, name: str, wiped: int = 0) -> NodeId:
+def node_id(seed: int, name: str) -> NodeId:
     """The identity that the first process on an empty disk takes."""
-    return f"{Chance(seed, 'node-id', name, wiped).bits('id', 64):032x}"
+    return f"{Chance(seed, 'node-id', name, 0).bits('id', 64):032x}"
 
 
 class SimulatedMachine:
@@ -86,7 +86,8 @@ class SimulatedMachine:
         self.disk, self.counts = MemoryDisk(), DiskCounts()
         self.clock = SimulatedClock(world.loop)
         self.process: Process | None = None
-        self.starts = self.failures = self._wiped = 0
+        self.starts = self.failures = 0
+        self.recover_as = ""
         self.up_wanted = False
         self._world = world
         self._chance = Chance(world.plan.seed, "machine", machine.name)
@@ -158,11 +159,9 @@ class SimulatedMachine:
         self._world.loop.call_later(RESTART_S, self.start_if_wanted)
 
     def wipe(self) -> None:
-        """An empty disk. Whoever starts on it is somebody else: the identity was there too."""
+        """An empty disk. Whoever starts on it is told whose place it takes."""
         self.disk.wipe()
-        self._wiped += 1
-        identity = node_id(self._world.plan.seed, self.name, self._wiped)
-        self._describe = self._describe._replace(node_id=identity)
+        self.recover_as = self._describe.node_id
 
     def start_if_wanted(self) -> None:
         if self.up_wanted:
@@ -196,7 +195,7 @@ class Process:
         storage = SimulatedStorage(
             machine.disk, machine.counts, sync_delay_s=world.plan.sync_delay_s, applied=self._applied
         )
-        view = ClusterView.open(storage, self._describe)
+        view = ClusterView.open(storage, self._describe, machine.recover_as)
         endpoint = Endpoint(machine.name, view.me.node_id, self.owner, self._serve)
         self.node = Node(
             storage=storage,

@@ -104,6 +104,13 @@ class DataDirectory:
             )
         return min(free - reserve_bytes, step_bytes)
 
+    def free_name(self, name: str) -> Path:
+        """name-1, name-2, …: the first that is not there."""
+        number = 1
+        while (self.path / f"{name}-{number}").exists():
+            number += 1
+        return self.path / f"{name}-{number}"
+
     def release(self) -> None:
         """Idempotent."""
         if self._lock_fd >= 0:

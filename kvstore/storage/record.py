@@ -20,6 +20,9 @@ FORMAT = 1
 HEAD_BYTES = 5
 PARTITION_BYTES = 2
 
+END = b"\xff\xff\xff"
+"""Behind every stored key whose partition is below 0xffff."""
+
 _HEAD = Struct(">BI")
 _pack, _unpack = _HEAD.pack, _HEAD.unpack_from
 

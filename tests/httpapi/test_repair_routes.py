@@ -119,4 +119,4 @@ async def test_every_figure_is_a_metric_with_the_prefix_and_base_units(api: Api)
     assert values["kvstore_corrupt_records_healed_total"] == figures.corrupt_healed
     assert values["kvstore_anti_entropy_oldest_comparison_seconds"] == figures.oldest_comparison_s
     assert values["kvstore_background_paused_seconds_total"] == figures.paused_s
-    assert len(Figures._fields) == 16
+    assert len(Figures._fields) == 17
