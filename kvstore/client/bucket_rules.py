@@ -209,7 +209,8 @@ class BucketRules(Generic[T]):
     def seen(self, request: Request, reply: Reply) -> None:
         """The session has now seen what this answer shows."""
         if self.session is not None:
-            self.session.remember(request.key, reply.headers.get("kv-context", ""))
+            sent = request.headers.get("KV-Session") or request.headers.get("KV-Context", "")
+            self.session.remember(request.key, reply.headers.get("kv-context", ""), sent)
 
     def decoded(self, key: Key, stored: answers.Siblings, receipt: Receipt) -> Record[T]:
         codec = self.codec

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypedDict
 from kvstore.errors import InvalidContext, InvalidRequest
 
 TIMEOUT_S_MAX = 60.0
-_CONTEXT = re.compile(r"[A-Za-z0-9_=-]{1,65536}")
+_CONTEXT = re.compile(r"[A-Za-z0-9_=,-]{1,65536}")  # a session sends several, with commas
 _ENTITY_TAG = re.compile(r'"?([!#-~]{1,64})"?')
 _META_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _PRINTABLE = re.compile(r"[ -~]*")

@@ -2,6 +2,9 @@
 
     token = base64url( MAC[16] ‖ encoded context )
 
+A header may carry several of one key, with commas between them: it means their union. A client cannot
+join what it cannot read, and a session that saw two answers which do not cover each other has seen both.
+
 Signed with a key derived from the cluster key, because a forged token could supersede data that its
 sender never saw. The MAC covers the key of the data too: counters are shared by all keys of a copy,
 so a token of one key, sent with another, would cover dots that nobody has seen there.
@@ -10,12 +13,16 @@ so a token of one key, sent with another, would cover dots that nobody has seen 
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from functools import reduce
 from hashlib import blake2b
 from hmac import compare_digest
 
 from kvstore.core.encoding import decode_context, encode_context
 from kvstore.core.vector_clock import CausalContext
 from kvstore.errors import InvalidContext
+
+TOKENS_MAX = 16
+"""In one header."""
 
 _MAC_BYTES = 16
 _ADVICE = "send the KV-Context of an earlier answer for this very key, unchanged"
@@ -58,6 +65,17 @@ def open_encoded(token: str, full_key: bytes, signing_key: bytes, token_bytes_ma
     if not compare_digest(mac, _mac(encoded, full_key, signing_key)):
         raise InvalidContext("the causal context was not issued by this cluster for this key", advice=_ADVICE)
     return encoded
+
+
+def open_joined(tokens: str, full_key: bytes, signing_key: bytes, token_bytes_max: int) -> bytes:
+    """The union of the contexts of one token or of several, encoded. As `open_encoded` for each."""
+    if "," not in tokens:
+        return open_encoded(tokens, full_key, signing_key, token_bytes_max)
+    listed = tokens.split(",")
+    if len(listed) > TOKENS_MAX:
+        raise InvalidContext(f"{len(listed)} causal contexts in one header, the limit is {TOKENS_MAX}")
+    contexts = [open_token(token.strip(), full_key, signing_key, token_bytes_max) for token in listed]
+    return encode_context(reduce(CausalContext.join, contexts))
 
 
 def _text(raw: bytes) -> str:

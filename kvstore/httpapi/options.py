@@ -14,7 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy, istr
 from kvstore.core.limits import Limits
 from kvstore.core.message import Get, Put
 from kvstore.core.ring import full_key
-from kvstore.core.token import open_encoded
+from kvstore.core.token import open_joined
 from kvstore.errors import InvalidRequest, TooLarge
 from kvstore.httpapi.media import OCTETS
 from kvstore.httpapi.routes import Call
@@ -208,7 +208,7 @@ def check_metadata(name: str, value: str) -> None:
 
 def _opened(token: str, call: Call, service: Service) -> bytes:
     key = full_key(call.bucket, call.key)
-    return open_encoded(token, key, service.signing_key, service.limits.token_bytes_max)
+    return open_joined(token, key, service.signing_key, service.limits.token_bytes_max)
 
 
 def _metadata(headers: Headers, limits: Limits) -> tuple[tuple[str, str], ...]:

@@ -59,7 +59,8 @@ _READ = (
     _header("Accept", "Form of siblings: multipart/mixed, application/json or application/msgpack"),
     _header("If-None-Match", "304 if the ETag is still this"),
     _header(
-        "KV-Session", "KV-Context of an earlier answer for this key: the answer covers it, or is 503 stale"
+        "KV-Session",
+        "KV-Context of earlier answers for this key, with commas: the answer covers them, or is 503 stale",
     ),
     *_COMMON,
 )
@@ -75,7 +76,10 @@ _DELETE = (
         "Without KV-Context: overwrite what the node holds, or sit beside it",
     ),
     _TIMEOUT,
-    _header("KV-Context", "KV-Context of the answer that this write is based on: supersedes what it showed"),
+    _header(
+        "KV-Context",
+        "KV-Context of the answers that this write is based on, with commas: supersedes what they showed",
+    ),
     _header("If-Match", "The ETag that must be current, or * for any value"),
     _header("Idempotency-Key", "Name of this write, at most 64 bytes: sent again, it is the same write"),
     *_COMMON,

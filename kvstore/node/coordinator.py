@@ -34,18 +34,17 @@ from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext
 from kvstore.errors import (
     CorruptRecord,
     InvalidRequest,
-    KVStoreError,
     NotReady,
     PreconditionFailed,
-    QuorumNotMet,
     StaleRead,
 )
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
-from kvstore.node.fan_out import FanOut, Hinted, Instead
+from kvstore.node.fan_out import FanOut, Hinted, Instead, lost
 from kvstore.node.forwarding import Forwarding
 from kvstore.node.ports import Peers, WallClock
 from kvstore.node.reach import Reach
+from kvstore.node.read_repair import ReadRepair
 from kvstore.node.replica import Replica
 from kvstore.node.stand_ins import Replicas, StandInCopy, StandIns, all_merged, homes_of, replicas_of
 
@@ -74,6 +73,7 @@ class Coordinator:
         self._forwarding = Forwarding(view, peers, reach, stand_ins)
         self._loop = asyncio.get_running_loop()
         self._now = wall.elapsed_s
+        self._repair = ReadRepair(view.me.node_id, replica, self._fan_out)
         self._turn = 0
         self.repairs = 0
 
@@ -103,7 +103,8 @@ class Coordinator:
         except (CorruptRecord, NotReady):
             return await self._get_elsewhere(request, properties, quorum, homes, partition, key)
         local = (me, self._now() - started_s, mine)
-        if quorum.r == 1 and not request.session:
+        plain = not (request.session or request.monotonic)
+        if quorum.r == 1 and plain:
             return self._got(properties, quorum, mine, [local], 0)
 
         read = Read(partition, key, digest(mine))
@@ -113,7 +114,7 @@ class Coordinator:
         answers = [local, *_answers(reads, mine)]
         # An equal replica's answer is `mine` itself: the usual read merges and plans nothing.
         equal = not reads.hinted and all(state is mine for _, _, state in answers)
-        if equal and not request.session:
+        if equal and plain:
             return self._got(properties, quorum, mine, answers, 0)
         state = mine if equal else all_merged(answers, reads.hinted)
         if request.session and not _covers(state, request.session):
@@ -121,13 +122,11 @@ class Coordinator:
             state = all_merged(answers, reads.hinted)
             self._refuse_stale(state, request.session, quorum, len(answers))
         lacking = plan_read_repair(state, [(node, held) for node, _, held in answers])
-        if lacking:
-            self._count_repairs(len(lacking))
-            repair = self._repair(partition, key, state, lacking, deadline_s)
-            if request.monotonic:
-                await self._repaired(repair, quorum, len(answers) - len(lacking))
-            else:
-                self._spawn(_ignoring_votes(repair))
+        self.repairs += len(lacking)
+        if request.monotonic:
+            await self._make_durable(partition, key, state, answers, quorum, deadline_s)
+        elif lacking:
+            self._spawn(self._repair.send(partition, key, state, lacking, deadline_s))
         return self._got(properties, quorum, state, answers, len(lacking), reads.hinted)
 
     async def _read(
@@ -161,7 +160,7 @@ class Coordinator:
                 reads.ask_one_more(others.pop(0), read, deadline_s)
             self._stand_ins.ask_for_hints(reads, read.partition, read.key, homes, deadline_s)
         if await reads.decided() is Outcome.LOST:
-            raise _lost(reads, quorum.r, own_votes, self._view, outcome="failed")
+            raise lost(reads, quorum.r, own_votes, self._view.name_of, outcome="failed")
         return reads, others
 
     async def _ask_the_rest(
@@ -205,10 +204,32 @@ class Coordinator:
         corrupt = self._view.me.node_id in homes
         if state and corrupt:
             self._replica.store(partition, key, state)
-            self._count_repairs(1)
+            self.repairs += 1
         if request.session:
             self._refuse_stale(state, request.session, quorum, len(answers))
+        if request.monotonic:
+            await self._make_durable(partition, key, state, answers, quorum, deadline_s)
         return self._got(properties, quorum, state, answers, int(corrupt), reads.hinted)
+
+    async def _make_durable(
+        self,
+        partition: int,
+        key: bytes,
+        state: bytes,
+        answers: list[tuple[NodeId, float, bytes]],
+        quorum: Quorum,
+        deadline_s: float,
+    ) -> None:
+        """Monotonic reads: R replicas hold durably what is about to be shown.
+
+        Those that answered with all of it are sent it too: an answer says what is in the engine, and a write
+        that nobody was told of may still be on its way to the disk. They write nothing and wait for a sync.
+        """
+        if state:
+            nodes = [node for node, _, _ in answers]
+            votes = await self._repair.voted(partition, key, state, nodes, quorum.r, deadline_s)
+            if votes.tally.outcome is Outcome.LOST:
+                raise lost(votes, quorum.r, 0, self._view.name_of, outcome="failed")
 
     def _got(
         self,
@@ -285,7 +306,7 @@ class Coordinator:
         else:
             votes.vote_now(me, _STORED, standing_for)
         if await votes.decided() is Outcome.LOST:
-            raise _lost(votes, quorum.w, 0, self._view, outcome="unknown")
+            raise lost(votes, quorum.w, 0, self._view.name_of, outcome="unknown")
 
         dot, siblings = minted.dot, minted.siblings
         context = encode_context_of(dot) if token is None else encode_context(token.add(dot))
@@ -330,27 +351,6 @@ class Coordinator:
 
     # --- shared -------------------------------------------------------------------------------------
 
-    async def _repair(
-        self, partition: int, key: bytes, state: bytes, lacking: list[NodeId], deadline_s: float
-    ) -> FanOut:
-        """Send the merge to those that lack some of it; returns when all have answered or failed."""
-        me = self._view.me.node_id
-        votes = self._fan_out(Tally(asked=len(lacking), need=len(lacking)))
-        for node in lacking:
-            if node == me:
-                self._replica.store(partition, key, state)
-                votes.vote(me, self._replica.sync(), _STORED)
-            else:
-                votes.ask(node, Store(partition, key, state), deadline_s)
-        await votes.decided()
-        return votes
-
-    async def _repaired(self, repair: Coroutine[Any, Any, FanOut], quorum: Quorum, have: int) -> None:
-        """Monotonic reads: R replicas hold durably what is about to be shown."""
-        votes = await repair
-        if have + votes.tally.acks < quorum.r:
-            raise _lost(votes, quorum.r, have, self._view, outcome="failed")
-
     def _fan_out(self, tally: Tally, instead: Instead | None = None) -> FanOut:
         return FanOut(self._loop, self._peers, self._reach, self._now, tally, instead)
 
@@ -383,9 +383,6 @@ class Coordinator:
     def _peer_deadline_s(self, timeout_ms: int) -> float:
         return min(self._limits.peer_deadline_s, timeout_ms / 1000)
 
-    def _count_repairs(self, count: int) -> None:
-        self.repairs += count
-
 
 def _quorum(
     properties: BucketProperties,
@@ -417,25 +414,3 @@ def _answers(reads: FanOut, mine: bytes) -> list[tuple[NodeId, float, bytes]]:
 def _covers(state: bytes, session: bytes) -> bool:
     seen = decode_context(session)
     return decode_causal(state).context.includes(seen) if state else seen == EMPTY_CONTEXT
-
-
-async def _ignoring_votes(repair: Coroutine[Any, Any, FanOut]) -> None:
-    await repair
-
-
-def _lost(votes: FanOut, need: int, own_votes: int, view: ClusterView, *, outcome: str) -> KVStoreError:
-    """A vote that is lost, with what each replica did. A failed disk here speaks for itself."""
-    replicas = [(view.name_of(node), "answered") for node, _, _ in votes.answers]
-    replicas += [(view.name_of(node), "hinted") for node, _, _, _ in votes.hinted]
-    replicas += [(view.name_of(node), type(error).__name__) for node, error, _ in votes.failures]
-    return QuorumNotMet(
-        required=need,
-        received=own_votes + votes.tally.acks,
-        asked=own_votes + votes.tally.asked,
-        hinted=len(votes.hinted),
-        replicas=tuple(replicas),
-        outcome=outcome,
-        advice="the write may be applied: send it again with the same Idempotency-Key"
-        if outcome == "unknown"
-        else "send it again, or ask for a smaller r",
-    )

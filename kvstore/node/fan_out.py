@@ -12,7 +12,7 @@ from functools import partial
 from kvstore.core.membership import NodeId
 from kvstore.core.message import HintsHeld, Reply, Request
 from kvstore.core.quorum import Outcome, Tally
-from kvstore.errors import KVStoreError, NotFound, PeerTimeout
+from kvstore.errors import KVStoreError, NotFound, PeerTimeout, QuorumNotMet
 from kvstore.node.ports import Peers
 from kvstore.node.reach import Reach
 
@@ -175,3 +175,23 @@ class FanOut:
         decided = self._decided
         if decided is not None and not decided.done() and self.tally.outcome is not Outcome.PENDING:
             decided.set_result(None)
+
+
+def lost(
+    votes: FanOut, need: int, own_votes: int, name_of: Callable[[NodeId], str], *, outcome: str
+) -> KVStoreError:
+    """A vote that is lost, with what each replica did. A failed disk here speaks for itself."""
+    replicas = [(name_of(node), "answered") for node, _, _ in votes.answers]
+    replicas += [(name_of(node), "hinted") for node, _, _, _ in votes.hinted]
+    replicas += [(name_of(node), type(error).__name__) for node, error, _ in votes.failures]
+    return QuorumNotMet(
+        required=need,
+        received=own_votes + votes.tally.acks,
+        asked=own_votes + votes.tally.asked,
+        hinted=len(votes.hinted),
+        replicas=tuple(replicas),
+        outcome=outcome,
+        advice="the write may be applied: send it again with the same Idempotency-Key"
+        if outcome == "unknown"
+        else "send it again, or ask for a smaller r",
+    )

@@ -123,7 +123,7 @@ def plan_of(seed: int, shape: Shape | None = None) -> Plan:
         jitter_s=chance.pick("jitter", (0.0001, 0.0005, 0.003, 0.01)),
         loss=chance.pick("loss", (0.0, 0.0, 0.0, 0.001, 0.01)),
         duplicates=chance.pick("duplicates", (0.0, 0.0, 0.001, 0.01)),
-        sync_delay_s=chance.pick("sync", (0.0002, 0.001, 0.005, 0.02)),
+        sync_delay_s=chance.pick("sync", (0.0002, 0.001, 0.005, 0.02, 0.1)),
         faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
         clients=_clients(chance, shape, keys, len(machines)),
     )

@@ -18,11 +18,11 @@ import msgpack
 from kvstore.client.call import Attempt
 from kvstore.client.protocol import Reply, Request
 from kvstore.core.bucket import BucketProperties, check_bucket_name, properties_from
-from kvstore.core.encoding import etag
+from kvstore.core.encoding import decode_context, etag
 from kvstore.core.limits import DEFAULT_LIMITS
 from kvstore.core.ring import full_key, partition_of, split_key
 from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, find_operation, shown, write
-from kvstore.core.token import open_token, seal, token_key
+from kvstore.core.token import open_joined, seal, token_key
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot
 from kvstore.errors import (
     ContextRequired,
@@ -352,7 +352,8 @@ class FakeNode:
 
     def _opened(self, token: str, asked: _Asked) -> CausalContext:
         limit = DEFAULT_LIMITS.token_bytes_max
-        return open_token(token, full_key(asked.bucket, asked.key), self._signing_key, limit)
+        key = full_key(asked.bucket, asked.key)
+        return decode_context(open_joined(token, key, self._signing_key, limit))
 
     def _sealed(self, context: CausalContext, asked: _Asked) -> str:
         return seal(context, full_key(asked.bucket, asked.key), self._signing_key)

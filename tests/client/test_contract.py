@@ -238,6 +238,17 @@ async def test_a_session_supersedes_what_it_saw_and_reads_what_it_wrote(
     assert await session.get("ann") is None
 
 
+async def test_a_session_keeps_what_a_write_with_an_older_context_did_not_see(
+    client: Any, bucket_name: str
+) -> None:
+    session = client.bucket(bucket_name, session=True)
+    old = (await session.put("ann", b"1")).context
+    await session.put("ann", b"2")
+    await session.put("ann", b"3", context=old)  # beside 2, which this session has seen as well
+    await session.put("ann", b"4")
+    assert await session.get("ann") == b"4"
+
+
 # --- conditions -------------------------------------------------------------------------------------
 
 

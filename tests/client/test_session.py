@@ -1,11 +1,11 @@
-"""What a session remembers: the last context of each key, of so many keys."""
+"""What a session remembers: contexts that cover all it has seen of a key, of so many keys."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore.client.session import Session
+from kvstore.client.session import CONTEXTS_MAX, Session
 from kvstore.testing.fake import FakeClient
 
 
@@ -14,7 +14,7 @@ def test_it_is_bounded_and_forgets_what_was_used_longest_ago(puts: list[tuple[in
     session, model = Session(most), dict[bytes, str]()
     for key, context in puts:
         raw = b"%d" % key
-        session.remember(raw, str(context))
+        session.remember(raw, str(context), session.seen(raw))
         model.pop(raw, None)
         model[raw] = str(context)
         assert len(session) <= most
@@ -27,6 +27,34 @@ def test_an_answer_without_a_context_is_nothing_to_remember() -> None:
     session.remember(b"k", "c")
     session.remember(b"k", "")
     assert session.seen(b"k") == "c"
+
+
+@given(st.data())
+def test_what_no_later_answer_covers_is_still_sent(data: st.DataObject) -> None:
+    """Operations overlap: each carries what was known when it began, and its answer covers only that.
+
+    Model: what each context covers, as the set of all answers behind it. `sent` may also be an older context.
+    """
+    session, covers = Session(), dict[str, frozenset[str]]()
+    seen: set[str] = set()
+    flying: list[str] = []
+    for number in range(data.draw(st.integers(1, CONTEXTS_MAX))):
+        if data.draw(st.booleans()) or not flying:
+            older = data.draw(st.sampled_from(["", *sorted(seen)]))
+            flying.append(data.draw(st.sampled_from([session.seen(b"k"), older])))
+        sent = flying.pop(data.draw(st.integers(0, len(flying) - 1)))
+        answer = f"c{number}"
+        covers[answer] = frozenset({answer}.union(*(covers[one] for one in sent.split(",") if one)))
+        session.remember(b"k", answer, sent)
+        seen.add(answer)
+        assert frozenset[str]().union(*(covers[one] for one in session.seen(b"k").split(","))) == seen
+
+
+def test_contexts_of_one_key_are_bounded() -> None:
+    session = Session()
+    for number in range(CONTEXTS_MAX + 3):
+        session.remember(b"k", f"c{number}")
+    assert session.seen(b"k").split(",") == [f"c{number}" for number in range(3, CONTEXTS_MAX + 3)]
 
 
 async def test_reads_of_a_session_carry_what_it_saw() -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from functools import reduce
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kvstore.core.encoding import encode_context
+from kvstore.core.encoding import decode_context, encode_context
 from kvstore.core.limits import DEFAULT_LIMITS
-from kvstore.core.token import open_token, seal, token_key
+from kvstore.core.token import TOKENS_MAX, open_joined, open_token, seal, token_key
 from kvstore.core.vector_clock import CausalContext, context_of
 from kvstore.errors import InvalidContext
 from tests.core.strategies import contexts
@@ -132,3 +133,23 @@ def _raw(token: str) -> bytes:
 
 def _text(raw: bytes) -> str:
     return urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+@given(st.lists(contexts(), min_size=1, max_size=4), st.sampled_from([",", ", "]))
+def test_several_tokens_of_one_key_are_their_union(seen: list[CausalContext], comma: str) -> None:
+    joined = comma.join(seal(context, b"key", KEY) for context in seen)
+    assert decode_context(open_joined(joined, b"key", KEY, MAX)) == reduce(CausalContext.join, seen)
+
+
+def test_one_bad_token_among_several_spoils_them_all() -> None:
+    good, other = seal(context_of([(1, 1)]), b"key", KEY), seal(context_of([(2, 1)]), b"another", KEY)
+    for bad in (other, "", "x"):
+        with pytest.raises(InvalidContext):
+            open_joined(f"{good},{bad}", b"key", KEY, MAX)
+
+
+def test_more_tokens_than_a_session_sends_are_refused() -> None:
+    tokens = [seal(context_of([(1, counter)]), b"key", KEY) for counter in range(1, TOKENS_MAX + 2)]
+    assert decode_context(open_joined(",".join(tokens[:-1]), b"key", KEY, MAX)).covers((1, TOKENS_MAX))
+    with pytest.raises(InvalidContext, match="the limit is 16"):
+        open_joined(",".join(tokens), b"key", KEY, MAX)

@@ -285,6 +285,9 @@ async def test_a_session_reaches_the_node_as_the_context_it_seals(api: Api) -> N
     token = seal(seen, full_key("users", b"ann"), api.service.signing_key)
     await api.get(K, KV_Session=token)
     assert decode_context(last_get(api).session) == seen
+    other = context_of([(7, 1)])
+    await api.get(K, KV_Session=f"{token}, {seal(other, full_key('users', b'ann'), api.service.signing_key)}")
+    assert decode_context(last_get(api).session) == seen.join(other)
 
 
 async def test_if_none_match_of_a_get(api: Api) -> None:

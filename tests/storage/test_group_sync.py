@@ -48,7 +48,10 @@ async def test_who_writes_while_one_runs_waits_for_the_next() -> None:
     await turn()
     assert disk.begun == 1  # never two at a time
     disk.group.finished(None)
-    assert (first.done(), second.done(), disk.begun) == (True, False, 2)
+    assert (first.done(), second.done(), disk.begun) == (True, False, 1)
+    assert disk.write_and_sync() is second  # whoever comes in this turn is in it
+    await turn()
+    assert disk.begun == 2
     disk.group.finished(None)
     assert second.done()
     await turn()

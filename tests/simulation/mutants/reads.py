@@ -11,8 +11,10 @@ from kvstore.core.encoding import encode_state
 from kvstore.core.quorum import Quorum
 from kvstore.core.sibling import EMPTY_STATE
 from kvstore.node import coordinator, stand_ins
+from kvstore.node.coordinator import Coordinator
 from kvstore.node.ports import Kind
 from kvstore.node.replica import Replica
+from kvstore.simulation.generator import Shape
 from tests.simulation.mutants import Patch, mutant
 
 _EMPTY = encode_state(EMPTY_STATE)
@@ -77,3 +79,22 @@ def session_is_not_waited_for(patch: Patch) -> None:
 def read_repair_shows_the_first_answer(patch: Patch) -> None:
     """The coordinator's own copy is taken for the merge of all."""
     patch.setattr(stand_ins, "merged", lambda answers: next(iter(list(answers)), b""))
+
+
+@mutant(shape=Shape(duration_s=60.0, nodes=3, n=3, r=2, w=2, kinds=("kill-all",)))
+def equal_answers_count_as_durable(patch: Patch) -> None:
+    """A monotonic read repairs what is older, and shows at once what everybody answered."""
+    make_durable = Coordinator._make_durable
+
+    async def trusting(
+        self: Coordinator,
+        partition: int,
+        key: bytes,
+        state: bytes,
+        answers: list[tuple[str, float, bytes]],
+        *rest: Any,
+    ) -> None:
+        if any(held != state for _, _, held in answers):
+            await make_durable(self, partition, key, state, answers, *rest)
+
+    patch.setattr(Coordinator, "_make_durable", trusting)

@@ -58,10 +58,9 @@ def coordinator_sends_a_put_again(patch: Patch) -> None:
 def a_lost_quorum_is_reported_as_failed(patch: Patch) -> None:
     """B24: "failed" although a byte left the node; the write shows up later."""
     from kvstore.node import coordinator
-
-    lost = coordinator._lost
+    from kvstore.node.fan_out import lost
 
     def certain(*arguments: Any, outcome: str) -> Any:
         return lost(*arguments, outcome="failed")
 
-    patch.setattr(coordinator, "_lost", certain)
+    patch.setattr(coordinator, "lost", certain)
