@@ -136,11 +136,12 @@ class Admission:
         Once this node serves, what it holds is no longer only old: its copies recover as they are.
         """
         run, identity = self._runs.renew(remembered)
-        lost = recovering(range(PARTITIONS))
+        batch, aside = [identity, recovering(range(PARTITIONS))], ""
         try:
-            aside = "" if self.admitted else self._storage.set_aside([identity, lost])
-            if self.admitted:
-                self._storage.apply([identity, lost])
+            if self.admitted or self._view.is_empty:
+                self._storage.apply(batch)
+            else:
+                aside = self._storage.set_aside(batch)
         except StorageFailed:
             raise
         except StorageError as error:
@@ -153,8 +154,9 @@ class Admission:
         self._recovery.begin()
         if self.admitted:
             self._recovery.ask()
+        what = "empty" if self._view.is_empty else "restored or cloned"
         self._report(
-            "restored or cloned data directory: new replica ids, copies recover from the other homes",
+            f"{what} data directory: new replica ids, every copy recovers from its other homes",
             incarnation=run.incarnation,
             set_aside=aside,
         )

@@ -20,14 +20,15 @@ class ClusterView:
     """`me` is this node as it describes itself to others.
 
     `homes(partition, n)` is looked up by every request and cached per layout. `on_members` is called when
-    `members` has changed, whoever told of the change: gossip, or a layout. `is_new`: the directory was empty,
-    and this identity was never used before. `progress`: that of the directory as this run found it.
+    `members` has changed, whoever told of the change: gossip, or a layout. `is_empty`: the directory was;
+    `is_new`: and this identity was never used before. `progress`: of the directory as this run found it.
     """
 
     def __init__(self, storage: Storage, me: Member) -> None:
         self._storage = storage
         self.me = me
-        self.is_new, self.progress = False, 0
+        self.is_new = self.is_empty = False
+        self.progress = 0
         self.members: dict[NodeId, Member] = {me.node_id: me}
         self.layout: Layout | None = None
         self._homes: dict[int, list[tuple[NodeId, ...]]] = {}
@@ -49,8 +50,8 @@ class ClusterView:
                 advice="leave recover_as out, or name an empty directory",
             )
         view = cls(storage, describe._replace(node_id=node_id, incarnation=incarnation + 1))
-        view.is_new, view.progress = not (stored or recover_as), progress
-        lost = [] if stored or not recover_as else [recovering(range(PARTITIONS))]
+        view.is_new, view.is_empty, view.progress = not (stored or recover_as), not stored, progress
+        lost = [recovering(range(PARTITIONS))] if view.is_empty and recover_as else []
         storage.apply([view.identified(incarnation + 1, progress), *lost])
         members = storage.get(Kind.META, 0, _MEMBERS)
         view.merge(Member(*fields) for fields in json.loads(members or b"[]"))

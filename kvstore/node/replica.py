@@ -88,7 +88,8 @@ _NO_TREES = _NoTrees()
 class Replica:
     """`renewed` counts replica ids given up; `corrupt` records found unreadable; `changes` states written.
 
-    `recovering`: partitions whose copy may have lost what it acknowledged (node/recovery.py).
+    `recovering`: partitions whose copy may have lost what it acknowledged (node/recovery.py); `abstained`
+    counts reads that were refused for it.
     `on_failed` is called with the error of a sync or a write that failed.
     """
 
@@ -112,6 +113,7 @@ class Replica:
         self.renewed = 0
         self.corrupt = 0
         self.changes = 0
+        self.abstained = 0
 
     def start(self) -> None:
         """Take the ids and counters of a clean stop off the disk: what is found there was never used since.
@@ -163,6 +165,7 @@ class Replica:
     def witness(self, partition: int, key: bytes) -> bytes:
         """`read`, as a vote for what there is. Raises NotReady where "nothing" could be what was lost."""
         if partition in self.recovering:
+            self.abstained += 1
             raise NotReady("this copy lost its data and was not compared with all other homes yet")
         return self.read(partition, key)
 

@@ -19,6 +19,9 @@ EXPECTED = (
     "process ended itself",
     "message repeated",
     "message late",
+    "came from the past",
+    "recovering copy gave no vote",
+    "twin ended itself",
 )
 """What a whole campaign must have reached; which of them one run reaches is chance."""
 
@@ -35,5 +38,7 @@ class Probes:
         """What a node counted itself, when its process ends."""
         self.hit("id renewed", node.replica.renewed)
         self.hit("corrupt record met", node.replica.corrupt)
+        self.hit("came from the past", node.admission.renewals)
+        self.hit("recovering copy gave no vote", node.replica.abstained)
         self.hit("read repair sent", node.coordinator.repairs)
         self.hit("time refused", node.time.refused)
