@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from kvstore.core.generation import Run, is_admitted, is_exclusive
+from kvstore.core.gossip_message import Gossip, Gossiped
 from kvstore.core.layout import Layout
 from kvstore.core.membership import NodeId
 from kvstore.core.message import (
@@ -22,8 +23,6 @@ from kvstore.core.message import (
     FetchBucket,
     FetchCluster,
     Get,
-    Gossip,
-    Gossiped,
     Propose,
     Put,
     Release,
@@ -140,6 +139,7 @@ class Admission:
         try:
             if self.admitted or self._view.is_empty:
                 self._storage.apply(batch)
+                self._runs.untold_until(self._storage.sync())
             else:
                 aside = self._storage.set_aside(batch)
         except StorageFailed:

@@ -13,7 +13,12 @@ from contextlib import suppress
 from typing import cast
 
 from kvstore.core.generation import Run, is_from_the_past
-from kvstore.core.message import ClusterState, FetchCluster, Gossip, Gossiped, Reply
+from kvstore.core.gossip_message import Gossip, Gossiped
+from kvstore.core.message import (
+    ClusterState,
+    FetchCluster,
+    Reply,
+)
 from kvstore.errors import KVStoreError, PeerError, PeerRefused, StorageFull
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView

@@ -13,6 +13,7 @@ from typing import Any
 
 from kvstore.core.bucket import BucketProperties, check_bucket_name
 from kvstore.core.encoding import digest
+from kvstore.core.gossip_message import Gossip
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
 from kvstore.core.message import (
@@ -24,7 +25,6 @@ from kvstore.core.message import (
     FetchCluster,
     FetchHints,
     Get,
-    Gossip,
     Got,
     Held,
     Propose,
@@ -130,26 +130,7 @@ class Node:
             limits=limits,
             spawn=self.spawn,
         )
-        self.get: Callable[[Get], Coroutine[Any, Any, Got]] = not_admitted
-        self.put: Callable[[Put], Coroutine[Any, Any, Written]] = not_admitted
-        self._scanner = Scanner(
-            view=self.view,
-            buckets=self.registry,
-            storage=storage,
-            replica=self.replica,
-            peers=peers,
-            reach=self.reach,
-            limits=limits,
-        )
-        self._bucket_changes = BucketChanges(
-            view=view,
-            buckets=self.registry,
-            storage=storage,
-            peers=peers,
-            reach=self.reach,
-            wall=wall,
-            limits=limits,
-        )
+        self._wait_for_clients()
         kept = self.hinting.kept
         self._explainer = Explainer(self.view, self.registry, self.replica, kept, peers, self.reach, limits)
         self._meet(random, seeds, bootstrap_expect)
@@ -160,6 +141,29 @@ class Node:
         self.upkeep.repair.deliver_hints = self.hinting.handoff.deliver
         self._answers = self._answers_to_peers()
         self._handlers = before_admission(self._answers)
+
+    def _wait_for_clients(self) -> None:
+        """The parts that answer them, beside the coordinator; nobody is served before `_admitted`."""
+        self.get: Callable[[Get], Coroutine[Any, Any, Got]] = not_admitted
+        self.put: Callable[[Put], Coroutine[Any, Any, Written]] = not_admitted
+        self._scanner = Scanner(
+            view=self.view,
+            buckets=self.registry,
+            storage=self._storage,
+            replica=self.replica,
+            peers=self._peers,
+            reach=self.reach,
+            limits=self.limits,
+        )
+        self._bucket_changes = BucketChanges(
+            view=self.view,
+            buckets=self.registry,
+            storage=self._storage,
+            peers=self._peers,
+            reach=self.reach,
+            wall=self.wall,
+            limits=self.limits,
+        )
 
     def _meet(self, random: Random, seeds: tuple[str, ...], expect: int) -> None:
         """The parts that find the other nodes."""
@@ -248,6 +252,7 @@ class Node:
         """Storage is open, the peer server listens. Returns soon; `readiness` tells the rest."""
         self.replica.start()
         await self._storage.sync()
+        self.runs.is_durable = True
         self.view.on_members = self._introduce
         self._introduce()
         if self.admission.admitted:

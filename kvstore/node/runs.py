@@ -6,6 +6,7 @@ restored or cloned, that it has forgotten something.
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 from kvstore.core.generation import Run, remembered_next, renewed
@@ -17,13 +18,16 @@ _RUN = b"run\0"
 
 
 class Runs:
-    """`mine`: what peers may be told of this run; all of it is durable once `Node.start` has synced."""
+    """`mine`: this run. Nobody hears of it before `is_durable`: a start that a crash undoes is counted again,
+    and the next run would meet itself as another one that was there first.
+    """
 
     def __init__(self, storage: Storage, view: ClusterView, random: Random) -> None:
         self._storage, self._view = storage, view
         me, began = view.me, view.progress
         run = b"".join(random.bits("run", 64).to_bytes(8, "big") for _ in range(2))
         self.mine = Run(me.node_id, me.incarnation, run, began, began)
+        self.is_durable = False
         self._others: dict[NodeId, Run] = {}
         for key, record in storage.scan(Kind.META, 0, _RUN):
             if not key.startswith(_RUN):
@@ -33,7 +37,7 @@ class Runs:
                 self._others[found.node_id] = found
 
     def told(self) -> tuple[Run, ...]:
-        return (self.mine, *self._others.values())
+        return (self.mine, *self._others.values()) if self.is_durable else tuple(self._others.values())
 
     def of(self, node: NodeId) -> Run | None:
         return self._others.get(node)
@@ -65,6 +69,13 @@ class Runs:
         """(what this run becomes when it is from the past, the record that makes it so). See `become`."""
         run = renewed(self.mine, remembered)
         return run, self._view.identified(run.incarnation, run.progress)
+
+    def untold_until(self, synced: asyncio.Future[None]) -> None:
+        self.is_durable = False
+        synced.add_done_callback(self._synced)
+
+    def _synced(self, synced: asyncio.Future[None]) -> None:
+        self.is_durable = not synced.cancelled() and synced.exception() is None
 
     def become(self, run: Run) -> None:
         self.mine = run

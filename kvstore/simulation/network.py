@@ -20,8 +20,15 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from kvstore.core.generation import is_proven_twin, is_twin
+from kvstore.core.gossip_message import Gossip
 from kvstore.core.membership import NodeId
-from kvstore.core.message import EMPTY_REPLY, FetchCluster, Gossip, Put, Reply, Request
+from kvstore.core.message import (
+    EMPTY_REPLY,
+    FetchCluster,
+    Put,
+    Reply,
+    Request,
+)
 from kvstore.errors import KVStoreError, PeerRefused, PeerTimeout, PeerUnreachable
 from kvstore.simulation.chance import LinkChance
 from kvstore.simulation.loop import Owner, VirtualTimeLoop

@@ -186,6 +186,7 @@ class RocksStorage:
         """A checkpoint inside of the directory, of links to the same tables: it takes room as these go."""
         if self._refusing:
             self._try_again()
+        self._headroom_bytes = self._directory.headroom_bytes(self.reserve_bytes, _SPACE_STEP_BYTES)
         aside = self._directory.free_name("set-aside")
         self.checkpoint(aside)
         changes = WriteBatch(raw_mode=True)

@@ -66,13 +66,22 @@ class World:
         self.intercept: Callable[[str, str, Request], Request | None] = lambda _a, _b, request: request
 
     async def start(
-        self, name: str, *, n: int = 3, expect: int = 3, limits: Limits = QUIET, recover_as: NodeId = ""
+        self,
+        name: str,
+        *,
+        n: int = 3,
+        expect: int = 3,
+        limits: Limits = QUIET,
+        recover_as: NodeId = "",
+        node_id: NodeId = "",
     ) -> Node:
         storage = self.storages.setdefault(name, MemoryStorage())
         clock = self.clocks.setdefault(name, Clock())
         seed = int(name[1:])
         self.starts[name] = self.starts.get(name, -1) + 1
-        describe = Member(f"{seed:032x}", name, f"{name}:1", f"{name}:2", zone=f"z{seed % 3}", host=name)
+        describe = Member(
+            node_id or f"{seed:032x}", name, f"{name}:1", f"{name}:2", zone=f"z{seed % 3}", host=name
+        )
         node = Node(
             storage=storage,
             peers=_Link(self, name),
