@@ -20,7 +20,7 @@ from typing import Any
 from kvstore.config import Config, split_address
 from kvstore.core.membership import Member
 from kvstore.core.token import token_key
-from kvstore.errors import ConfigError, KVStoreError
+from kvstore.errors import ConfigError, CorruptRecord, KVStoreError
 from kvstore.httpapi import HttpServer
 from kvstore.logs import configure_logging, get_logger
 from kvstore.node.cluster_view import ClusterView
@@ -29,6 +29,7 @@ from kvstore.node.ports import Storage
 from kvstore.rpc.identity import Identity
 from kvstore.rpc.peer_client import PeerClient
 from kvstore.rpc.peer_server import PeerServer
+from kvstore.storage.directory import START_EMPTY
 from kvstore.storage.memory import MemoryDisk, MemoryStorage
 from kvstore.storage.rocksdb import RocksStorage
 
@@ -83,9 +84,12 @@ class NodeServer:
         undo: list[Callable[[], Awaitable[Any]]] = []
         try:
             await self._start(undo)
-        except BaseException:
+        except BaseException as error:
             for step in reversed(undo):
                 await step()
+            if isinstance(error, CorruptRecord):  # of the node about itself
+                path = self.config.node.data_dir
+                raise ConfigError(f"data directory {path} is damaged ({error}): {START_EMPTY}") from None
             raise
 
     async def _start(self, undo: list[Callable[[], Awaitable[Any]]]) -> None:
@@ -163,7 +167,7 @@ class NodeServer:
     def _refused_as_twin(self, text: str) -> None:
         error = ConfigError(
             f"another process runs with this node's identity: {text}",
-            advice="stop it, or start this one with an empty data directory",
+            advice="stop it, or start this one with an empty data directory and another address",
         )
         self._fatal(error)
 

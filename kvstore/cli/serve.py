@@ -25,6 +25,8 @@ def serve(**values: Any) -> None:
       kvstore serve --data-dir data --cluster-key-file cluster.key --n 1 --bootstrap-expect 1
     One of three:
       kvstore serve --config /etc/kvstore.toml --name n1 --seeds n2:9001,n3:9001
+    The same after its disk was lost, on an empty data directory; the other nodes know its id:
+      kvstore serve --config /etc/kvstore.toml --name n1 --recover-as 6f1c2a90b7d34e5f8a1b2c3d4e5f6071
     """
     config = load(**sources(values))
     for warning in config.warnings:

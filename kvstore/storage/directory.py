@@ -22,7 +22,7 @@ from zlib import crc32
 from kvstore.errors import ConfigError, StorageFull
 
 START_EMPTY = (
-    "move it away and start with an empty one, which the other replicas fill, or put a backup in its place"
+    "move it away and start with an empty one and recover_as=<id of this node>: the other homes fill it"
 )
 
 _MIB = 1024 * 1024

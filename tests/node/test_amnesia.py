@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -39,6 +39,18 @@ from tests.node.world import World, get, put, until, values
 KEY = b"k"
 FULL = full_key("b", KEY)
 P = partition_of(FULL)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """Three nodes that are a cluster at once."""
+    made = World()
+    for name in ("n1", "n2", "n3"):
+        await made.start(name)
+    made.form_at_once()
+    yield made
+    await made.stop()
+    assert not made.fatal
 
 
 def held(node: Node, key: bytes = KEY) -> list[bytes]:
