@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from kvstore.core.bucket import BucketProperties, check_bucket_name, properties_from
@@ -15,8 +14,7 @@ from kvstore.errors import InvalidRequest, NotReady, QuorumNotMet
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.fan_out import FanOut
-from kvstore.node.ports import Peers, Storage, WallClock
-from kvstore.node.reach import Reach
+from kvstore.node.ports import Storage
 
 
 class BucketChanges:
@@ -26,14 +24,11 @@ class BucketChanges:
         view: ClusterView,
         buckets: BucketRegistry,
         storage: Storage,
-        peers: Peers,
-        reach: Reach,
-        wall: WallClock,
+        fan_out: Callable[[Tally], FanOut],
         limits: Limits,
     ) -> None:
-        self._view, self._buckets, self._storage, self._peers = view, buckets, storage, peers
-        self._reach, self._wall, self._limits = reach, wall, limits
-        self._loop = asyncio.get_running_loop()
+        self._view, self._buckets, self._storage = view, buckets, storage
+        self._fan_out, self._limits = fan_out, limits
 
     async def set(self, name: str, values: Mapping[str, Any]) -> BucketProperties:
         """Durable on a majority of the members before it returns. Raises QuorumNotMet, InvalidRequest."""
@@ -70,9 +65,7 @@ class BucketChanges:
         assert layout is not None, "asked before there are members"
         others = [m.node_id for m in layout.members if m.node_id != self._view.me.node_id]
         need = majority(len(layout.members)) - 1
-        votes = FanOut(
-            self._loop, self._peers, self._reach, self._wall.elapsed_s, Tally(asked=len(others), need=need)
-        )
+        votes = self._fan_out(Tally(asked=len(others), need=need))
         for node in others:
             votes.ask(node, request, self._limits.peer_deadline_s)
         if await votes.decided() is Outcome.LOST:

@@ -73,7 +73,7 @@ class Coordinator:
         self._forwarding = Forwarding(view, peers, reach, stand_ins)
         self._loop = asyncio.get_running_loop()
         self._now = wall.elapsed_s
-        self._repair = ReadRepair(view.me.node_id, replica, self._fan_out)
+        self._repair = ReadRepair(view.me.node_id, replica, self.fan_out)
         self._turn = 0
         self.repairs = 0
 
@@ -149,7 +149,7 @@ class Coordinator:
         need = quorum.r - own_votes
         to_ask = min(need, len(others))
         few = sloppy and not (to_ask and self._reach(others[to_ask - 1]))
-        reads = self._fan_out(
+        reads = self.fan_out(
             Tally(asked=to_ask, need=need, need_primaries=quorum.pr - own_votes),
             partial(self._stand_ins.reader_failed, read, homes, others, sloppy, deadline_s),
         )
@@ -293,7 +293,7 @@ class Coordinator:
         store = Store(partition, key, minted.state, sync, hlc_time, minted.base, minted.dot[0])
         timeout_s = request.timeout_ms / 1000
         instead = partial(self._stand_ins.home_failed, store, homes, sloppy, timeout_s)
-        votes = self._fan_out(Tally(asked=len(here), need=quorum.w, need_primaries=quorum.pw), instead)
+        votes = self.fan_out(Tally(asked=len(here), need=quorum.w, need_primaries=quorum.pw), instead)
         deadline_s = self._peer_deadline_s(request.timeout_ms)
         for node in here:
             if node != me:
@@ -351,7 +351,7 @@ class Coordinator:
 
     # --- shared -------------------------------------------------------------------------------------
 
-    def _fan_out(self, tally: Tally, instead: Instead | None = None) -> FanOut:
+    def fan_out(self, tally: Tally, instead: Instead | None = None) -> FanOut:
         return FanOut(self._loop, self._peers, self._reach, self._now, tally, instead)
 
     def _receipt(

@@ -159,9 +159,7 @@ class Node:
             view=self.view,
             buckets=self.registry,
             storage=self._storage,
-            peers=self._peers,
-            reach=self.reach,
-            wall=self.wall,
+            fan_out=self.coordinator.fan_out,
             limits=self.limits,
         )
 
