@@ -11,8 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 START_DEADLINE_S = 60.0
@@ -40,7 +40,7 @@ class Processes:
     def __init__(self, ready_path: str, ready_statuses: tuple[int, ...]) -> None:
         self._ready_path, self._ready_statuses = ready_path, ready_statuses
         self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._starts: dict[int, tuple[list[str], Path, Mapping[str, str], str]] = {}
+        self.starts: dict[int, tuple[list[str], Path, Mapping[str, str], str]] = {}
 
     def __enter__(self) -> Processes:
         return self
@@ -69,20 +69,26 @@ class Processes:
         program: str = sys.executable,
     ) -> None:
         """Run `program` with `arguments`; the child is known by its HTTP port."""
-        self._starts[port] = (arguments, log, environment, program)
-        with log.open("ab") as out:
-            self._children[port] = subprocess.Popen(
-                [program, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env={**_without_settings(), **environment},
-            )
+        self.starts[port] = (arguments, log, environment, program)
+        self._children[port] = _started(arguments, log, environment, program)
 
-    def restart(self, port: int) -> None:
-        """Start again, in the same way, a child that has ended."""
+    def restart(self, port: int, **more: str) -> None:
+        """Start again, in the same way but for what is `more` in its environment, a child that has ended."""
         assert self.ended(port) is not None, "still running"
-        self.start(port, *self._starts[port])
+        arguments, log, environment, program = self.starts[port]
+        self.start(port, arguments, log, {**environment, **more}, program)
+
+    @contextmanager
+    def beside(
+        self, arguments: list[str], log: Path, environment: Mapping[str, str]
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """One more, for the time of the block."""
+        child = _started(arguments, log, environment)
+        try:
+            yield child
+        finally:
+            child.kill()
+            child.wait()
 
     def kill(self, port: int) -> None:
         """SIGKILL, at once; returns when the process is gone."""
@@ -96,7 +102,7 @@ class Processes:
         return self._children[port].pid
 
     def log(self, port: int) -> Path:
-        return self._starts[port][1]
+        return self.starts[port][1]
 
     def ended(self, port: int) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
@@ -127,7 +133,7 @@ class Processes:
             child = self._children[port]
             while not self._ready(port):
                 if child.poll() is not None or time.monotonic() > deadline:
-                    tail = "\n".join(self._starts[port][1].read_text(errors="replace").splitlines()[-20:])
+                    tail = "\n".join(self.starts[port][1].read_text(errors="replace").splitlines()[-20:])
                     raise SystemExit(f"the node on port {port} is not ready; the end of its log:\n{tail}")
                 time.sleep(0.1)
 
@@ -225,6 +231,19 @@ def _is_free(port: int) -> bool:
         probe.bind(("127.0.0.1", port))
         return True
     return False
+
+
+def _started(
+    arguments: list[str], log: Path, environment: Mapping[str, str], program: str = sys.executable
+) -> subprocess.Popen[bytes]:
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**_without_settings(), **environment},
+        )
 
 
 def _without_settings() -> dict[str, str]:

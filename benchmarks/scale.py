@@ -26,16 +26,14 @@ from typing import Any
 from kvstore.bench.report import aligned
 from kvstore.bench.result import number
 from kvstore.core.encoding import digest, encode_context, encode_single, head_of
+from kvstore.core.gossip_message import Gossip, Gossiped
 from kvstore.core.layout import Layout, _next_home
 from kvstore.core.limits import DEFAULT_LIMITS
 from kvstore.core.membership import Member
 from kvstore.core.merkle_tree import LEAVES, MerkleTree
 from kvstore.core.message import (
     REPLY_OF,
-    CompareTrees,
     Get,
-    Gossip,
-    Gossiped,
     Got,
     Held,
     Put,
@@ -45,11 +43,11 @@ from kvstore.core.message import (
     Request,
     Store,
     Stored,
-    TreesCompared,
     Written,
 )
 from kvstore.core.ring import PARTITIONS, full_key
 from kvstore.core.sibling import Version
+from kvstore.core.upkeep_message import CompareTrees, TreesCompared
 from kvstore.core.vector_clock import CausalContext
 from kvstore.node.gossip import ROUND_S
 from kvstore.node.ports import Write

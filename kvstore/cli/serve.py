@@ -34,6 +34,8 @@ def serve(processes: int, **values: Any) -> None:
       kvstore serve --data-dir data --cluster-key-file cluster.key --n 1 --bootstrap-expect 1
     One of three:
       kvstore serve --config /etc/kvstore.toml --name n1 --seeds n2:9001,n3:9001
+    The same after its disk was lost, on an empty data directory; the other nodes know its id:
+      kvstore serve --config /etc/kvstore.toml --name n1 --recover-as 6f1c2a90b7d34e5f8a1b2c3d4e5f6071
     Four nodes of one machine, on the ports 8001 to 8004 and 9001 to 9004:
       kvstore serve --data-dir data --cluster-key-file cluster.key --processes 4
 

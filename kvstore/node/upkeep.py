@@ -33,6 +33,7 @@ from kvstore.node.pace import Pace
 from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
+from kvstore.node.recovery import Recovery
 from kvstore.node.repair import DEADLINE_S, Repair
 from kvstore.node.replica import Replica
 from kvstore.node.scrub import Scrub
@@ -61,6 +62,7 @@ class Figures(NamedTuple):
     oldest_comparison_s: float
     paused_s: float
     partitions_damaged: int
+    partitions_recovering: int
     scrub_passes: int
     scrub_records: int
     scrub_bytes: int
@@ -99,6 +101,7 @@ class Upkeep:
         report: Callable[..., None],
     ) -> None:
         self._view, self._trees, self._pace, self._start = view, trees, pace, start
+        self._replica = replica
         self.keys = KeyRepair(
             view=view, trees=trees, replica=replica, peers=peers, limits=limits, grace=grace, report=report
         )
@@ -119,6 +122,14 @@ class Upkeep:
             reach=reach,
             random=random,
             limits=limits,
+            report=report,
+        )
+        self.recovery = Recovery(
+            storage=storage,
+            view=view,
+            replica=replica,
+            trees=trees,
+            urgent=self.anti_entropy.urgent,
             report=report,
         )
         self.answers = ExchangeAnswers(
@@ -205,6 +216,7 @@ class Upkeep:
         """Ready for JSON: what was compared and healed, and when each peer was last compared."""
         return {
             **self.anti_entropy.status(),
+            "partitions_recovering": len(self._replica.recovering),
             "scrub": {
                 "passes": self.scrub.passes,
                 "records": self.scrub.records,
@@ -234,6 +246,7 @@ class Upkeep:
             oldest_comparison_s=self.anti_entropy.oldest_s(),
             paused_s=self._pace.paused_s,
             partitions_damaged=len(self._trees.damaged),
+            partitions_recovering=len(self._replica.recovering),
             scrub_passes=self.scrub.passes,
             scrub_records=self.scrub.records,
             scrub_bytes=self.scrub.read_bytes,

@@ -8,13 +8,13 @@ from typing import Any
 from kvstore.core.encoding import decode_causal, decode_state, digest
 from kvstore.core.membership import NodeId
 from kvstore.core.message import Done, Reply, Request
-from kvstore.core.tombstone import Answer, Verdict
+from kvstore.core.tombstone import Answer, Verdict, judge
 from kvstore.core.upkeep_message import Flush
 from kvstore.node import tombstone_collector
 from kvstore.node.exchange import Exchange
 from kvstore.node.replica import Replica
-from kvstore.node.tombstone_answers import TombstoneAnswers
-from kvstore.node.tombstone_collector import Item, TombstoneCollector
+from kvstore.node.tombstone_answers import Item, TombstoneAnswers
+from kvstore.node.tombstone_collector import TombstoneCollector
 from tests.simulation.mutants import Patch, mutant
 
 Answers = Mapping[NodeId, Answer | None]
@@ -33,7 +33,7 @@ def tombstones_are_collected_by_age(patch: Patch) -> None:
 @mutant()
 def collection_ignores_hints(patch: Patch) -> None:
     """B13: the homes agree, so nobody asks what stand-ins keep, or waits for those that are away."""
-    judge, prove, call = tombstone_collector.judge, TombstoneCollector._prove, Exchange.call
+    prove, call = TombstoneCollector._prove, Exchange.call
 
     def homes_only(answers: Answers, homes: Sequence[NodeId]) -> tuple[Verdict, Any]:
         blind = {n: Answer.HELD if a in (Answer.HINTED, Answer.MARKED) else a for n, a in answers.items()}
