@@ -50,6 +50,7 @@ def receipt(headers: Mapping[str, str]) -> Receipt:
         get("kv-coordinator") or get("kv-node", ""),
         get("kv-request-id", ""),
         _number(get("kv-layout", "")),
+        get("kv-served", ""),
     )
 
 

@@ -44,7 +44,7 @@ from kvstore.client.settings import (
     REQUEST_TIMEOUT_S,
     shared_of,
 )
-from kvstore.errors import KVStoreError, PreconditionFailed
+from kvstore.errors import KVStoreError, PreconditionFailed, Unavailable
 
 T = TypeVar("T")
 
@@ -375,7 +375,10 @@ class AsyncBucket(Generic[T]):
         rules = self._rules
         await self._know_homes(options)
         request = rules.get(key, options)
-        reply = await self._perform(request, self._timeout_of(timeout_s))
+        try:
+            reply = await self._perform(request, self._timeout_of(timeout_s))
+        except Unavailable as error:
+            return rules.remembered(request, error)
         rules.seen(request, reply)
         return reply
 

@@ -11,6 +11,7 @@ from typing import Generic, NamedTuple, TypeVar, cast
 
 from kvstore.client import answers, protocol
 from kvstore.client.codecs import Codec
+from kvstore.client.last_seen import LastSeen
 from kvstore.client.names import check_bucket, key_bytes
 from kvstore.client.options import (
     Count,
@@ -24,8 +25,9 @@ from kvstore.client.options import (
 from kvstore.client.protocol import Reply, Request, Write
 from kvstore.client.records import Receipt, Record, Sibling
 from kvstore.client.resolvers import Resolver
+from kvstore.client.retry import Effect
 from kvstore.client.session import Session
-from kvstore.errors import InvalidRequest
+from kvstore.errors import InvalidRequest, Unavailable
 
 T = TypeVar("T")
 Key = str | bytes
@@ -60,6 +62,7 @@ class BucketRules(Generic[T]):
         self.reads, self.writes = reads, writes
         self.timeout_s = checked_timeout_s(timeout_s)
         self._new_id = new_id
+        self._last_seen = LastSeen() if reads.fallback is not None else None
         self._homes = 0
         self._homes_until_s = 0.0
         # Counts that make no sense are refused here; levels are checked with a number that fits any.
@@ -89,6 +92,7 @@ class BucketRules(Generic[T]):
             reads.pr if pr is None else pr,
             reads.monotonic if monotonic is None else monotonic,
             reads.sloppy if sloppy is None else sloppy,
+            reads.fallback,
         )
 
     def write_options(
@@ -211,6 +215,15 @@ class BucketRules(Generic[T]):
         if self.session is not None:
             sent = request.headers.get("KV-Session") or request.headers.get("KV-Context", "")
             self.session.remember(request.key, reply.headers.get("kv-context", ""), sent)
+        if self._last_seen is not None:
+            self._last_seen.remember(request.key, reply if request.effect is Effect.READ else None)
+
+    def remembered(self, request: Request, error: Unavailable) -> Reply:
+        """What was read last, where the bucket has a fallback. Raises `error` otherwise."""
+        reply = self._last_seen.recall(request.key) if self._last_seen is not None else None
+        if reply is None:
+            raise error
+        return reply
 
     def decoded(self, key: Key, stored: answers.Siblings, receipt: Receipt) -> Record[T]:
         codec = self.codec

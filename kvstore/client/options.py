@@ -51,7 +51,8 @@ class ReadOptions(NamedTuple):
     """None: as the bucket says. `r` of `n` homes must answer, `pr` of them no stand-ins.
 
     `monotonic`: what is shown is first made durable on r replicas, so no later read shows less.
-    `sloppy`: whether stand-ins may answer for homes that do not.
+    `sloppy`: whether stand-ins may answer for homes that do not. `fallback`: "stale" shows what there is
+    where r homes do not answer; the receipt's `served` says so.
     """
 
     r: Count = None
@@ -59,6 +60,7 @@ class ReadOptions(NamedTuple):
     pr: int | None = None
     monotonic: bool = False
     sloppy: bool | None = None
+    fallback: str | None = None
 
 
 class WriteOptions(NamedTuple):
@@ -96,6 +98,7 @@ class Defaults(TypedDict, total=False):
     ttl_s: float | None
     mode: str | None
     sloppy: bool | None
+    fallback: str | None
 
 
 def read_and_write(defaults: Defaults) -> tuple[ReadOptions, WriteOptions]:
@@ -105,7 +108,7 @@ def read_and_write(defaults: Defaults) -> tuple[ReadOptions, WriteOptions]:
             raise TypeError(f"bucket() got an unexpected keyword argument {name!r}")
     get: Callable[[str], Any] = defaults.get
     return (
-        ReadOptions(get("r"), get("n"), get("pr"), bool(get("monotonic")), get("sloppy")),
+        ReadOptions(get("r"), get("n"), get("pr"), bool(get("monotonic")), get("sloppy"), get("fallback")),
         WriteOptions(get("w"), get("n"), get("pw"), get("dw"), get("ttl_s"), get("mode"), get("sloppy")),
     )
 
@@ -130,6 +133,10 @@ def read_query(options: ReadOptions, homes: int = 0) -> str:
     if options.monotonic:
         parts.append("read=monotonic")
     parts += _flag("sloppy", options.sloppy)
+    if options.fallback is not None:
+        if options.fallback != "stale":
+            raise InvalidRequest(f'fallback={options.fallback!r} must be "stale"')
+        parts.append("consistency=best_effort")
     return _query(parts)
 
 

@@ -21,7 +21,9 @@ class Receipt(NamedTuple):
     `context`: opaque; send it with a put to supersede what this answer showed (after a put: that put).
     `etag` names the siblings as they are now, "" where there are none; pass it as `if_match`.
     `acks` of `n` homes answered, `required` had to; for `hinted` of them a stand-in did. `siblings`:
-    how many values a read shows now. `coordinator` and `request_id` are for the node's log.
+    how many values a read shows now. `coordinator` and `request_id` are for the node's log. `served`, of
+    a read with a fallback: quorum; stale (the replicas there were); remembered (no node was, this client
+    saw it last).
     """
 
     context: str = ""
@@ -34,6 +36,7 @@ class Receipt(NamedTuple):
     coordinator: str = ""
     request_id: str = ""
     layout_version: int = 0
+    served: str = ""
 
 
 class Sibling(NamedTuple, Generic[T]):

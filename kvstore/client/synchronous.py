@@ -44,7 +44,7 @@ from kvstore.client.settings import (
 )
 from kvstore.client.sync_runner import SyncPorts, SyncRunner
 from kvstore.client.urllib3_transport import SyncTransport, Urllib3Transport
-from kvstore.errors import KVStoreError, PreconditionFailed
+from kvstore.errors import KVStoreError, PreconditionFailed, Unavailable
 
 T = TypeVar("T")
 
@@ -375,7 +375,10 @@ class Bucket(Generic[T]):
         rules = self._rules
         self._know_homes(options)
         request = rules.get(key, options)
-        reply = self._perform(request, self._timeout_of(timeout_s))
+        try:
+            reply = self._perform(request, self._timeout_of(timeout_s))
+        except Unavailable as error:
+            return rules.remembered(request, error)
         rules.seen(request, reply)
         return reply
 

@@ -20,8 +20,10 @@ from kvstore.httpapi.representation import SIBLING_MEDIA, Shown, describing_line
 from kvstore.httpapi.routes import Call
 from kvstore.httpapi.service import Service
 from kvstore.httpapi.status_codes import PROBLEM_TYPE, NoSuchSibling
+from kvstore.node.best_effort import best_effort
 
 LAST_WRITE = "lww"
+BEST_EFFORT = "best_effort"
 _SIBLING = re.compile(rb'"?([0-9a-f]{16})"?')
 _NO_SUCH_KEY = b'{"type":"no-such-key","title":"The key has no value","status":404}'
 _NO_SUCH_KEY_LINES = f"KV-Siblings: 0\r\nContent-Type: {PROBLEM_TYPE}\r\n"
@@ -38,8 +40,12 @@ class DataRoutes:
         """200 value, 300 siblings, 304, 404. Raises what Service.get raises."""
         request = to_get(call, self._service)
         choice = _choice(call.options) if call.options else None
-        got = await self._service.get(request)
-        lines = self._receipt(got.receipt)
+        if call.options and to_choice(call.options, "consistency", (BEST_EFFORT,)) is not None:
+            got, served = await best_effort(self._service.get, request, self._service.wall.elapsed_s)
+            lines = f"{self._receipt(got.receipt)}KV-Served: {served}\r\n"
+        else:
+            got = await self._service.get(request)
+            lines = self._receipt(got.receipt)
         if not got.state:
             return Reply(404, lines + _NO_SUCH_KEY_LINES, _NO_SUCH_KEY)
         return self._show(call, got, choice, lines)

@@ -33,6 +33,7 @@ _HEADER_TEXTS = {
     "KV-Repairs": "Replicas that are sent what they lacked",
     "KV-Request-Id": "Name of the request",
     "KV-Required": "Answers that were needed",
+    "KV-Served": "With consistency=best_effort: quorum, or stale (what there was)",
     "KV-Siblings": "Concurrent values there are",
     "Last-Modified": "When the value was written, by the clock of the node that wrote it",
     "Link": 'rel="next": the next page',

@@ -59,6 +59,11 @@ _READ = (
         {"type": "string", "enum": ["monotonic"]},
         "monotonic: R replicas hold durably what is shown before it is shown",
     ),
+    _option(
+        "consistency",
+        {"type": "string", "enum": ["best_effort"]},
+        "best_effort: where R replicas do not answer, what there is, with KV-Served: stale",
+    ),
     _option("resolve", {"type": "string", "enum": ["lww"]}, "lww: of siblings only the last write, with 200"),
     _option("sibling", _TEXT, "Only the sibling of this id"),
     _TIMEOUT,
@@ -112,12 +117,13 @@ _RECEIPT = (
     "KV-Repairs", "KV-Request-Id", "Server-Timing",
 )  # fmt: skip
 _VALUE = (*_RECEIPT, "KV-Context", "ETag", "KV-Siblings")
+_READ_VALUE = (*_VALUE, "KV-Served")
 _SIBLINGS = {MULTIPART: _BYTES, JSON: _ref("Siblings"), MSGPACK: _ref("Siblings")}
 _READ_ANSWERS = (
-    Answer(200, "The value", {"*/*": _BYTES}, (*_VALUE, "Last-Modified", "KV-Meta-*")),
-    Answer(300, "Concurrent values: write one with this KV-Context to resolve them", _SIBLINGS, _VALUE),
-    Answer(304, "Still the ETag of If-None-Match", {}, _VALUE),
-    Answer(404, "No value; with KV-Context where there was one", {}, (*_RECEIPT, "KV-Context")),
+    Answer(200, "The value", {"*/*": _BYTES}, (*_READ_VALUE, "Last-Modified", "KV-Meta-*")),
+    Answer(300, "Concurrent values: write one with this KV-Context to resolve them", _SIBLINGS, _READ_VALUE),
+    Answer(304, "Still the ETag of If-None-Match", {}, _READ_VALUE),
+    Answer(404, "No value; with KV-Context where there was one", {}, (*_RECEIPT, "KV-Context", "KV-Served")),
 )
 _WRITTEN = (Answer(204, "Applied, as KV-Acks says", {}, _VALUE),)
 _READ_PROBLEMS = (429, 503)

@@ -16,6 +16,7 @@ from kvstore.core.message import Get, Put, Receipt
 from kvstore.core.ring import full_key
 from kvstore.core.token import open_token, seal
 from kvstore.core.vector_clock import context_of
+from kvstore.errors import QuorumNotMet
 from tests.httpapi.conftest import Api
 from tests.httpapi.fake_service import NODE_ID, PEER_ID, REPLICA_ID, START_MS
 
@@ -442,3 +443,19 @@ async def test_the_clients_request_id_is_kept_if_it_is_fit_for_a_log(api: Api) -
         assert made
     ids = {(await api.get(K)).headers["KV-Request-Id"] for _ in range(3)}
     assert len(ids) == 3
+
+
+async def test_best_effort_says_what_was_served(api: Api) -> None:
+    await api.put(K, b"v")
+    target = f"{K}?consistency=best_effort&r=3"
+    whole = await api.get(target)
+    assert (whole.status, whole.headers["KV-Served"]) == (200, "quorum")
+    api.service.failure = QuorumNotMet(required=3, received=1, asked=3)
+    rest = await api.get(target)
+    assert (rest.status, rest.body, rest.headers["KV-Served"]) == (200, b"v", "stale")
+    assert last_get(api).r == 1
+    api.service.failure = QuorumNotMet(required=3, received=1, asked=3)
+    assert (await api.get(f"{K}?r=3")).status == 503
+    assert "KV-Served" not in (await api.get(K)).headers
+    assert (await api.get(f"{K}?consistency=strict")).status == 400
+    assert (await api.get("/v1/kv/users/nobody?consistency=best_effort")).headers["KV-Served"] == "quorum"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kvstore import AsyncClient, Client, QuorumNotMet, QuorumUnavailable, SiblingsError
+from kvstore import AsyncClient, Client, QuorumNotMet, QuorumUnavailable, SiblingsError, Unavailable
 from kvstore.core.message import Put
 from kvstore.errors import ConfigError
 from kvstore.testing import LocalCluster
@@ -173,3 +173,25 @@ async def test_a_node_of_a_cluster_on_disk_stops_and_starts_again_with_what_it_h
         await cluster.ready()
         async with AsyncClient(cluster.endpoints) as kv:
             assert await kv.bucket("b").get("k") == b"v"
+
+
+async def test_a_fallback_shows_what_there_is_and_says_so() -> None:
+    async with LocalCluster(nodes=3) as cluster, AsyncClient(cluster.endpoints, timeout_s=3.0) as kv:
+        plain = kv.bucket("users")
+        users = kv.bucket("users", fallback="stale")
+        await users.put("ann", b"v", w=3)
+        await users.put("bob", b"v", w=3)
+        whole = await users.fetch("ann")
+        assert (whole.value, whole.receipt.served) == (b"v", "quorum")
+        assert (await plain.fetch("ann")).receipt.served == ""
+        await cluster.stop("n2")
+        await cluster.stop("n3")
+        with pytest.raises(Unavailable):
+            await plain.get("ann")
+        rest = await users.fetch("ann")
+        assert (rest.value, rest.receipt.served, rest.receipt.acks) == (b"v", "stale", 1)
+        await cluster.stop("n1")
+        last = await users.fetch("ann")
+        assert (last.value, last.receipt.served) == (b"v", "remembered")
+        with pytest.raises(Unavailable):
+            await users.get("bob")
