@@ -79,7 +79,7 @@ def renewed(mine: Run, remembered: Run) -> Run:
     return mine._replace(incarnation=incarnation, started=progress, progress=progress)
 
 
-def is_admitted(grants: int, members: int) -> bool:
+def is_recognized(grants: int, members: int) -> bool:
     """Whether enough peers remember a run, of a node that is one of so many members, for it to serve.
 
     Its own vote counts, or two nodes of three could not come back while the third is away.

@@ -12,7 +12,7 @@ class Gossip(NamedTuple):
     """The sender and whom it knows; versions of what both should agree on.
 
     `runs`: the sender's own, and the latest it remembers of each other node (core/generation.py).
-    `admitted`: it serves; one that does not yet is not to be called at the address it names.
+    `recognized`: it serves; one that does not yet is not to be called at the address it names.
     """
 
     sender: Member
@@ -21,7 +21,7 @@ class Gossip(NamedTuple):
     buckets_digest: bytes
     wall_ms: int
     runs: tuple[Run, ...] = ()
-    admitted: bool = True
+    recognized: bool = True
 
 
 class Gossiped(NamedTuple):
@@ -33,4 +33,4 @@ class Gossiped(NamedTuple):
     buckets_digest: bytes
     wall_ms: int
     runs: tuple[Run, ...] = ()
-    admitted: bool = True
+    recognized: bool = True

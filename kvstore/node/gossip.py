@@ -34,7 +34,7 @@ class GossipLoop:
     """`drift_ms[node]`: the peer's wall clock minus ours as last heard, within a round trip.
 
     `on_past(run)`: somebody remembers a run of this node that it does not come from: its disk is an old
-    copy, or a clone of one that runs elsewhere. `admitted`: whether this node serves.
+    copy, or a clone of one that runs elsewhere. `recognized`: whether this node serves.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class GossipLoop:
         self._view, self._buckets, self._peers, self._reach = view, buckets, peers, reach
         self._wall, self._random, self._seeds = wall, random, seeds
         self._on_past, self._report = on_past, report
-        self.admitted = False
+        self.recognized = False
         self.drift_ms: dict[str, int] = {}
 
     async def run(self) -> None:
@@ -90,7 +90,7 @@ class GossipLoop:
 
     def hear(self, gossip: Gossip) -> Gossiped | asyncio.Future[Gossiped]:
         """The other side of a round: at once, or when what is new of the sender's run is durable here."""
-        if not self.learn(gossip) and gossip.admitted:
+        if not self.learn(gossip) and gossip.recognized:
             return Gossiped(*self.mine())
         return asyncio.get_running_loop().create_task(self._remembered())
 
@@ -103,7 +103,7 @@ class GossipLoop:
         view = self._view
         version = view.layout.version if view.layout else 0
         members = tuple(view.members.values())
-        serves = self.admitted or view.layout is None
+        serves = self.recognized or view.layout is None
         runs, digest = self._runs.told(), self._buckets.digest
         return Gossip(view.me, members, version, digest, self._wall.now_ms(), runs, serves)
 
@@ -118,7 +118,7 @@ class GossipLoop:
     def learn(self, heard: Gossip | Gossiped) -> bool:
         """True: of a run of the sender that was not known."""
         view, sender = self._view, heard.sender
-        known = (sender, *heard.members) if heard.admitted else heard.members
+        known = (sender, *heard.members) if heard.recognized else heard.members
         news = False
         for run in heard.runs:
             if run.node_id == view.me.node_id:

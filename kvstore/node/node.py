@@ -45,7 +45,6 @@ from kvstore.errors import (
     StorageError,
     StorageFailed,
 )
-from kvstore.node.admission import Admission, Answer, before_admission, not_admitted, starting
 from kvstore.node.bucket_changes import BucketChanges
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
@@ -60,6 +59,7 @@ from kvstore.node.pace import Pace
 from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
+from kvstore.node.recognition import Answer, Recognition, before_recognition, not_recognized, starting
 from kvstore.node.replica import Replica
 from kvstore.node.runs import Runs
 from kvstore.node.scan import Page, Scanner, scan_here
@@ -138,15 +138,14 @@ class Node:
         self._meet(random, seeds, bootstrap_expect)
         self.upkeep = self._made_upkeep(random)
         self._remember(random)
-        self.upkeep.anti_entropy.on_compared = self._compared
         self.upkeep.repair.deliver_hints = self.hinting.handoff.deliver
         self._answers = self._answers_to_peers()
-        self._handlers = before_admission(self._answers)
+        self._handlers = before_recognition(self._answers)
 
     def _wait_for_clients(self) -> None:
-        """The parts that answer them, beside the coordinator; nobody is served before `_admitted`."""
-        self.get: Callable[[Get], Coroutine[Any, Any, Got]] = not_admitted
-        self.put: Callable[[Put], Coroutine[Any, Any, Written]] = not_admitted
+        """The parts that answer them, beside the coordinator; nobody is served before `_recognized`."""
+        self.get: Callable[[Get], Coroutine[Any, Any, Got]] = not_recognized
+        self.put: Callable[[Put], Coroutine[Any, Any, Written]] = not_recognized
         self._scanner = Scanner(
             view=self.view,
             buckets=self.registry,
@@ -176,7 +175,7 @@ class Node:
             wall=self.wall,
             random=random,
             seeds=seeds,
-            on_past=lambda run: self.admission.from_the_past(run),
+            on_past=lambda run: self.recognition.from_the_past(run),
             report=self._report,
         )
         self._formation = Formation(
@@ -209,7 +208,7 @@ class Node:
     def _remember(self, random: Random) -> None:
         """The part that finds out what this directory has forgotten."""
         kept = self.hinting.kept
-        self.admission = Admission(
+        self.recognition = Recognition(
             view=self.view,
             runs=self.runs,
             gossip=self.gossip,
@@ -219,14 +218,10 @@ class Node:
             peers=self._peers,
             random=random,
             changes=lambda: (self.replica.changes, kept.bytes, kept.delivered),
-            on_admitted=self._admitted,
+            on_recognized=self._recognized,
             fatal=self.fail,
             report=self._report,
         )
-
-    def _compared(self, partition: int, peer: NodeId) -> None:
-        self.hinting.kept.unmark(partition, peer)
-        self.upkeep.recovery.compared(partition, peer)
 
     def _answers_to_peers(self) -> dict[type[Request], Answer]:
         forming = self._formation
@@ -257,14 +252,14 @@ class Node:
         self.runs.is_durable = True
         self.view.on_members = self._introduce
         self._introduce()
-        if self.admission.admitted:
-            await self._admitted()
+        if self.recognition.recognized:
+            await self._recognized()
         self._start_loop("gossip", self.gossip.run())
-        self._start_loop("admission", self.admission.run())
+        self._start_loop("recognition", self.recognition.run())
         if self.view.layout is None and not self.replica.recovering:
             self._start_loop("formation", self._formation.run())
 
-    async def _admitted(self) -> None:
+    async def _recognized(self) -> None:
         """From now on this node serves, and what it holds is known to be its newest."""
         await self.hinting.kept.start()
         for partition, target in self.hinting.kept.marks():
@@ -351,7 +346,7 @@ class Node:
         r: int | None,
         timeout_s: float,
     ) -> Page:
-        if not self.admission.admitted:
+        if not self.recognition.recognized:
             raise starting()
         return await self._scanner.page(
             bucket, prefix=prefix, after=after, limit=limit, values=values, r=r, timeout_s=timeout_s
@@ -394,7 +389,7 @@ class Node:
             formed = f"version {layout.version}, {len(layout.members)} members"
         return [
             ("layout", layout is not None, formed),
-            ("admission", *self.admission.told()),
+            ("recognition", *self.recognition.told()),
             ("serving", not self._stopping, "stopping" if self._stopping else "ready"),
         ]
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from kvstore.core.bucket import check_bucket_name
 from kvstore.core.limits import Limits
+from kvstore.core.membership import NodeId
 from kvstore.core.message import Done, Reply, Request
 from kvstore.core.ring import PARTITIONS, full_key, partition_of
 from kvstore.core.upkeep_message import (
@@ -101,7 +102,7 @@ class Upkeep:
         report: Callable[..., None],
     ) -> None:
         self._view, self._trees, self._pace, self._start = view, trees, pace, start
-        self._replica = replica
+        self._replica, self._hints = replica, hints
         self.keys = KeyRepair(
             view=view, trees=trees, replica=replica, peers=peers, limits=limits, grace=grace, report=report
         )
@@ -124,13 +125,10 @@ class Upkeep:
             limits=limits,
             report=report,
         )
+        urgent = hints.on_missed = self.anti_entropy.urgent
+        self.anti_entropy.on_compared = self._compared
         self.recovery = Recovery(
-            storage=storage,
-            view=view,
-            replica=replica,
-            trees=trees,
-            urgent=self.anti_entropy.urgent,
-            report=report,
+            storage=storage, view=view, replica=replica, trees=trees, urgent=urgent, report=report
         )
         self.answers = ExchangeAnswers(
             view=view, storage=storage, replica=replica, trees=trees, pace=pace, heal=self.keys.note
@@ -157,8 +155,6 @@ class Upkeep:
             heal=self.keys.note,
             report=report,
         )
-        hints.on_missed = self.anti_entropy.urgent
-        self.anti_entropy.on_compared = hints.unmark
         self.tasks = Tasks(start)
 
     def start(self) -> None:
@@ -167,6 +163,10 @@ class Upkeep:
         self._start("key-repair", self.keys.run())
         self._start("scrub", self.scrub.run())
         self._start("tombstones", self.tombstones.run())
+
+    def _compared(self, partition: int, peer: NodeId) -> None:
+        self._hints.unmark(partition, peer)
+        self.recovery.compared(partition, peer)
 
     def answers_to_peers(self, as_task: AsTask) -> dict[type[Request], Callable[[Any], Answer]]:
         """Handlers by message; `as_task` runs what takes longer."""

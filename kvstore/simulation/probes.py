@@ -40,7 +40,7 @@ class Probes:
         """What a node counted itself, when its process ends."""
         self.hit("id renewed", node.replica.renewed)
         self.hit("corrupt record met", node.replica.corrupt)
-        self.hit("came from the past", node.admission.renewals)
+        self.hit("came from the past", node.recognition.renewals)
         self.hit("recovering copy gave no vote", node.replica.abstained)
         self.hit("read repair sent", node.coordinator.repairs)
         self.hit("time refused", node.time.refused)

@@ -149,7 +149,7 @@ class World:
         """Whether everybody serves, no copy recovers, no hint is left, and all homes hold the same."""
         for machine in self._listed:
             node = machine.node
-            if node is None or not node.admission.admitted or node.replica.recovering:
+            if node is None or not node.recognition.recognized or node.replica.recovering:
                 return False
             if machine.disk.keys(Kind.HINT):
                 return False

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from kvstore.core.generation import (
     TWIN_SILENCE_S,
     Run,
-    is_admitted,
     is_exclusive,
     is_from_the_past,
     is_proven_twin,
+    is_recognized,
     is_twin,
     remembered_next,
     renewed,
@@ -113,5 +113,5 @@ def test_no_two_runs_are_exclusive_at_once(members: int, data: st.DataObject) ->
     mine = data.draw(st.integers(0, members - 1))
     twins = members - 1 - mine
     assert not (is_exclusive(mine, members) and is_exclusive(twins, members))
-    assert is_admitted(members - 1, members)
-    assert not is_exclusive(mine, members) or is_admitted(mine, members)
+    assert is_recognized(members - 1, members)
+    assert not is_exclusive(mine, members) or is_recognized(mine, members)

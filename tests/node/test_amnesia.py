@@ -99,7 +99,7 @@ async def test_a_wiped_copy_gives_no_vote_until_it_was_compared_with_every_other
     await put(world.named("n1"), KEY, b"v", w=3)
     without_comparisons(world)
     n3 = await wiped(world, "n3")
-    assert {check: holds for check, holds, _ in n3.readiness()}["admission"]
+    assert {check: holds for check, holds, _ in n3.readiness()}["recognition"]
     assert values(await get(n3, KEY)) == [b"v"]  # made of the others
 
     world.down.add("n2")
@@ -240,7 +240,7 @@ async def test_b18_a_copy_of_the_running_directory_is_from_the_past_and_is_not_m
     await told_how_far(world, "n3")
 
     n3 = await world.restart("n3", crash=True, disk=copy)
-    assert n3.admission.renewals == 1
+    assert n3.recognition.renewals == 1
     assert n3.hinting.kept.count == 0
     await recovered(n3)
     for node in world.nodes.values():
@@ -261,7 +261,7 @@ async def test_a_copy_of_a_clean_stop_makes_no_dot_twice(world: World) -> None:
         await put(n3, b"after-%d" % number, b"original")
     seen = dots(n3)
     n3 = await world.restart("n3", disk=copy)
-    assert n3.admission.renewals == 1
+    assert n3.recognition.renewals == 1
     await recovered(n3)
     for number in range(3):
         await put(n3, b"after-%d" % number, b"copy", mode="sibling")
@@ -276,7 +276,7 @@ async def test_a_directory_that_only_stopped_is_never_from_the_past(world: World
         await put(world.named("n3"), KEY, b"%d" % number, context=None)
         await told_how_far(world, "n3")
         n3 = await world.restart("n3", crash=crash)
-        assert (n3.admission.renewals, len(n3.replica.recovering)) == (0, 0)
+        assert (n3.recognition.renewals, len(n3.replica.recovering)) == (0, 0)
     assert n3.view.me.incarnation == 5
 
 
@@ -291,10 +291,10 @@ async def test_what_a_peer_that_was_away_remembers_is_heard_later(world: World) 
     world.down.add("n1")
     n2.runs._others[n3.node_id] = began
     n3 = await world.restart("n3", crash=True, disk=copy)
-    assert n3.admission.renewals == 0
+    assert n3.recognition.renewals == 0
     await put(n3, b"since", b"acknowledged", w=2)
     world.down.clear()
-    await until(lambda: n3.admission.renewals == 1)
+    await until(lambda: n3.recognition.renewals == 1)
     await recovered(n3)
     assert held(n3, b"since") == [b"acknowledged"]
     assert held(n3) == [b"1"]
@@ -313,7 +313,7 @@ async def test_another_run_that_others_remember_gives_a_running_node_new_ids(wor
     await recovered(n3)
 
 
-# --- admission ----------------------------------------------------------------------------------------------
+# --- recognition --------------------------------------------------------------------------------------------
 
 
 async def test_who_starts_serves_nobody_until_a_majority_remembers_this_run(world: World) -> None:
@@ -332,17 +332,17 @@ async def test_who_starts_serves_nobody_until_a_majority_remembers_this_run(worl
     with pytest.raises(NotReady, match="this node starts"):
         await n3.scan("b", prefix=b"", after=b"", limit=1, values=False, r=None, timeout_s=1.0)
     assert n3.serve(peer, FetchCluster(), 1.0)
-    check = next(check for check in n3.readiness() if check[0] == "admission")
-    assert check == ("admission", False, "a majority of the members has to answer; so far 0 did")
-    assert not n3.gossip.mine().admitted
+    check = next(check for check in n3.readiness() if check[0] == "recognition")
+    assert check == ("recognition", False, "a majority of the members has to answer; so far 0 did")
+    assert not n3.gossip.mine().recognized
 
     world.down.remove("n1")  # two of three: its own vote counts
-    await until(lambda: n3.admission.admitted)
+    await until(lambda: n3.recognition.recognized)
     await until(lambda: n3._handlers is n3._answers)
     assert values(await get(n3, KEY, r=1)) == [b"v"]
 
 
-async def test_ids_of_a_clean_stop_are_kept_only_where_no_twin_can_have_been_admitted_as_well(
+async def test_ids_of_a_clean_stop_are_kept_only_where_no_twin_can_have_been_recognized_as_well(
     world: World,
 ) -> None:
     await put(world.named("n3"), KEY, b"1")
@@ -357,7 +357,7 @@ async def test_ids_of_a_clean_stop_are_kept_only_where_no_twin_can_have_been_adm
 async def test_a_grant_is_durable_before_it_is_told(world: World) -> None:
     n1, n3 = world.named("n1"), world.named("n3")
     run = n3.runs.mine._replace(incarnation=9, run=b"new")
-    gossip = n3.gossip.mine()._replace(runs=(run,), admitted=False)
+    gossip = n3.gossip.mine()._replace(runs=(run,), recognized=False)
     storage = world.storages["n1"]
     storage.sync_delay_s = 0.05
     for _ in range(2):  # who asks again while the disk still works waits as well
@@ -442,16 +442,17 @@ def test_the_messages_that_carry_states_are_those_above() -> None:
     assert carrying == {
         "Put", "Written", "Got", "Held", "Store", "StoreHint", "HintsHeld", "Scanned", "KeysListed",
         "StatesFetched", "StoreStates",
+        "ProveTombstones", "DropTombstones",  # digests, which name no dot
     }  # fmt: skip
     assert Held._fields == ("same", "state")
     assert FetchStates._fields == ("partition", "keys")
 
 
-async def test_who_is_not_admitted_is_not_looked_for_at_the_address_it_names(world: World) -> None:
+async def test_who_is_not_recognized_is_not_looked_for_at_the_address_it_names(world: World) -> None:
     """A twin must not draw away what is meant for the original."""
     n1, n3 = world.named("n1"), world.named("n3")
     twin = n3.view.me._replace(rpc_address="elsewhere:1", incarnation=n3.view.me.incarnation + 1)
-    n1.gossip.learn(n3.gossip.mine()._replace(sender=twin, admitted=False, members=()))
+    n1.gossip.learn(n3.gossip.mine()._replace(sender=twin, recognized=False, members=()))
     assert n1.view.members[n3.node_id].rpc_address == "n3:1"
     n1.gossip.learn(n3.gossip.mine()._replace(sender=twin, members=()))
     assert n1.view.members[n3.node_id].rpc_address == "elsewhere:1"

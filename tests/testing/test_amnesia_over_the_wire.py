@@ -77,7 +77,7 @@ async def test_a_directory_put_back_to_a_copy_is_set_aside_and_filled_again(tmp_
         (tmp_path / "copy").rename(tmp_path / "n3")
         await cluster.start("n3")
         await cluster.ready()
-        assert cluster.running["n3"].node.admission.renewals == 1
+        assert cluster.running["n3"].node.recognition.renewals == 1
         await recovered(cluster, "n3")
         for name in ("n1", "n2"):
             await cluster.stop(name)

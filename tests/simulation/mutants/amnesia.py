@@ -6,8 +6,8 @@ from typing import Any
 
 from kvstore.core.generation import Run
 from kvstore.node import gossip as gossip_module
-from kvstore.node.admission import Admission
 from kvstore.node.ports import Kind
+from kvstore.node.recognition import Recognition
 from kvstore.node.replica import Replica, _Copy
 from kvstore.simulation.generator import Shape
 from kvstore.storage.memory import MemoryStorage
@@ -55,26 +55,26 @@ def restored_copy_goes_on_as_it_was(patch: Patch) -> None:
 @mutant(shape=_RESTORED)
 def ids_are_kept_by_a_copy_from_the_past(patch: Patch) -> None:
     """It sets its data aside, and goes on with the ids of the directory that was copied."""
-    found = Admission.from_the_past
+    found = Recognition.from_the_past
 
-    def forgetful(self: Admission, remembered: Run) -> None:
+    def forgetful(self: Recognition, remembered: Run) -> None:
         copies = dict(self._replica._copies)
         found(self, remembered)
         self._replica._copies.update(copies)
 
-    patch.setattr(Admission, "from_the_past", forgetful)
+    patch.setattr(Recognition, "from_the_past", forgetful)
 
 
 @mutant(shape=_CLONED)
 def who_starts_serves_at_once(patch: Patch) -> None:
     """A twin of a clean stop makes the dots of the original until it is told to end."""
-    original = Admission.__init__
+    original = Recognition.__init__
 
-    def admitted(self: Admission, **options: Any) -> None:
+    def recognized(self: Recognition, **options: Any) -> None:
         original(self, **options)
-        self.admitted = self._gossip.admitted = True
+        self.recognized = self._gossip.recognized = True
 
-    patch.setattr(Admission, "__init__", admitted)
+    patch.setattr(Recognition, "__init__", recognized)
 
 
 @mutant(needs=("kvstore.core.tombstone",), shape=_RESTORED)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, cast
 
-from kvstore.core.generation import Run, is_admitted, is_exclusive
+from kvstore.core.generation import Run, is_exclusive, is_recognized
 from kvstore.core.gossip_message import Gossip, Gossiped
 from kvstore.core.layout import Layout
 from kvstore.core.membership import NodeId
@@ -50,8 +50,8 @@ Answer = Callable[[Any], Reply | asyncio.Future[Any]]
 _ANSWERED_AT_ONCE = (Gossip, FetchCluster, Propose, Commit, Release, StoreBucket, FetchBucket)
 
 
-class Admission:
-    """`on_admitted` is awaited once, when the node may serve; `fatal` ends it.
+class Recognition:
+    """`on_recognized` is awaited once, when the node may serve; `fatal` ends it.
 
     `changes()`: anything that differs after a write. `renewals`: how often this run was found to be from the
     past.
@@ -69,26 +69,26 @@ class Admission:
         peers: Peers,
         random: Random,
         changes: Callable[[], object],
-        on_admitted: Callable[[], Awaitable[None]],
+        on_recognized: Callable[[], Awaitable[None]],
         fatal: Callable[[KVStoreError], None],
         report: Callable[..., None],
     ) -> None:
         self._view, self._runs, self._storage, self._replica = view, runs, storage, replica
         self._recovery, self._gossip, self._peers, self._random = recovery, gossip, peers, random
-        self._changes, self._on_admitted = changes, on_admitted
+        self._changes, self._on_recognized = changes, on_recognized
         self._fatal, self._report = fatal, report
         self._granted: dict[NodeId, None] = {}
         # An identity that nobody has met has nothing to forget.
-        self.admitted = gossip.admitted = view.is_new
+        self.recognized = gossip.recognized = view.is_new
         self.renewals = 0
 
     async def run(self) -> None:
-        """Until admitted; from then on tells the peers how far this directory has come. Until cancelled."""
-        while not self.admitted:
+        """Until recognized; from then on tells the peers how far this directory has come. Until cancelled."""
+        while not self.recognized:
             if self._view.layout is not None:
                 await self._round(self._view.layout)
-            if not self.admitted:
-                await asyncio.sleep(PAUSE_S * self._random.uniform("admission-pause", 0.5, 1.5))
+            if not self.recognized:
+                await asyncio.sleep(PAUSE_S * self._random.uniform("recognition-pause", 0.5, 1.5))
         told: object = None
         place_is_known = False
         while True:
@@ -110,12 +110,12 @@ class Admission:
         for node, answer in zip(others, answers, strict=True):
             self._take_note(node, answer)
         members = len(others) + (len(others) < len(layout.members))
-        if not is_admitted(len(self._granted) - (members == len(others)), members):
+        if not is_recognized(len(self._granted) - (members == len(others)), members):
             return
         if not is_exclusive(len(self._granted), members):
             self._replica.renew_all()  # a twin may have been remembered by the others
-        self.admitted = self._gossip.admitted = True
-        await self._on_admitted()
+        self.recognized = self._gossip.recognized = True
+        await self._on_recognized()
 
     def _take_note(self, node: NodeId, answer: Reply | BaseException) -> None:
         if isinstance(answer, BaseException):
@@ -137,7 +137,7 @@ class Admission:
         run, identity = self._runs.renew(remembered)
         batch, aside = [identity, recovering(range(PARTITIONS))], ""
         try:
-            if self.admitted or self._view.is_empty:
+            if self.recognized or self._view.is_empty:
                 self._storage.apply(batch)
                 self._runs.untold_until(self._storage.sync())
             else:
@@ -152,7 +152,7 @@ class Admission:
         self._granted.clear()
         self._replica.renew_all()
         self._recovery.begin()
-        if self.admitted:
+        if self.recognized:
             self._recovery.ask()
         what = "empty" if self._view.is_empty else "restored or cloned"
         self._report(
@@ -164,7 +164,7 @@ class Admission:
     def told(self) -> tuple[bool, str]:
         """(whether this node may serve, in words)."""
         left = len(self._replica.recovering)
-        if not self.admitted:
+        if not self.recognized:
             return False, f"a majority of the members has to answer; so far {len(self._granted)} did"
         return True, f"done; {left} copies recover from the other homes" if left else "done"
 
@@ -194,12 +194,12 @@ class Admission:
         return True
 
 
-def before_admission(answers: dict[type[Request], Answer]) -> dict[type[Request], Answer]:
+def before_recognition(answers: dict[type[Request], Answer]) -> dict[type[Request], Answer]:
     """Only what is about the cluster itself is answered, nothing about data."""
     return {kind: answer if kind in _ANSWERED_AT_ONCE else _refuse for kind, answer in answers.items()}
 
 
-async def not_admitted(request: Get | Put) -> Any:
+async def not_recognized(request: Get | Put) -> Any:
     raise starting()
 
 
