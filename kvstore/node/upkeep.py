@@ -106,7 +106,7 @@ class Upkeep:
         self.keys = KeyRepair(
             view=view, trees=trees, replica=replica, peers=peers, limits=limits, grace=grace, report=report
         )
-        self.exchange = Exchange(
+        exchange = self.exchange = Exchange(
             storage=storage,
             replica=replica,
             trees=trees,
@@ -119,7 +119,7 @@ class Upkeep:
         self.anti_entropy = AntiEntropy(
             view=view,
             trees=trees,
-            exchange=self.exchange,
+            exchange=exchange,
             reach=reach,
             random=random,
             limits=limits,

@@ -30,9 +30,11 @@ def tombstones_are_collected_by_age(patch: Patch) -> None:
     patch.setattr(TombstoneCollector, "_prove", by_age)
 
 
-@mutant()
 def collection_ignores_hints(patch: Patch) -> None:
-    """B13: the homes agree, so nobody asks what stand-ins keep, or waits for those that are away."""
+    """B13: the homes agree, so nobody asks what stand-ins keep, or waits for those that are away.
+
+    None of the mutants that are hunted by seeds: `tests/simulation/deletes.py` is the run that shows it.
+    """
     prove, call = TombstoneCollector._prove, Exchange.call
 
     def homes_only(answers: Answers, homes: Sequence[NodeId]) -> tuple[Verdict, Any]:
@@ -57,13 +59,21 @@ def collection_ignores_hints(patch: Patch) -> None:
 @mutant()
 def tombstone_is_dropped_whatever_is_there_by_then(patch: Patch) -> None:
     """What was written between the proof and the drop goes with it."""
-    drop = Replica.drop
+    drop, drop_all = Replica.drop, TombstoneCollector._drop
+
+    async def unseen(self: TombstoneCollector, holders: dict[Item, list[NodeId]]) -> None:
+        self.answers.look = lambda *item: Answer.HELD  # type: ignore[method-assign]
+        try:
+            await drop_all(self, holders)
+        finally:
+            del self.answers.look
 
     def blindly(
         self: Replica, partition: int, key: bytes, expected: bytes, is_over: Callable[[bytes], bool]
     ) -> bool:
         return drop(self, partition, key, digest(self.read(partition, key)), lambda state: True)
 
+    patch.setattr(TombstoneCollector, "_drop", unseen)
     patch.setattr(Replica, "drop", blindly)
 
 
