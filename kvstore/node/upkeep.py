@@ -102,8 +102,8 @@ class Upkeep:
         report: Callable[..., None],
     ) -> None:
         self._view, self._trees, self._pace, self._start = view, trees, pace, start
-        self._replica, self._hints = replica, hints
-        self.keys = KeyRepair(
+        self._replica, self._hints, self.tasks = replica, hints, Tasks(start)
+        keys = self.keys = KeyRepair(
             view=view, trees=trees, replica=replica, peers=peers, limits=limits, grace=grace, report=report
         )
         exchange = self.exchange = Exchange(
@@ -134,10 +134,10 @@ class Upkeep:
             view=view, storage=storage, replica=replica, trees=trees, pace=pace, heal=self.keys.note
         )
         self.scrub = Scrub(
-            storage=storage, random=random, pace=pace, limits=limits, note=self.keys.note, report=report
+            storage=storage, random=random, pace=pace, limits=limits, note=keys.note, report=report
         )
         self.repair = Repair(
-            view=view, trees=trees, anti_entropy=self.anti_entropy, exchange=self.exchange, keys=self.keys
+            view=view, trees=trees, anti_entropy=self.anti_entropy, exchange=exchange, keys=keys
         )
         self.tombstones = TombstoneCollector(
             view=view,
@@ -155,7 +155,6 @@ class Upkeep:
             heal=self.keys.note,
             report=report,
         )
-        self.tasks = Tasks(start)
 
     def start(self) -> None:
         self._start("trees", self._trees.run())
