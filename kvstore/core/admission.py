@@ -19,9 +19,10 @@ from typing import Generic, TypeVar
 _T = TypeVar("_T")
 
 SLOW_SHARE_MAX = 0.1
-SAMPLES_MIN = 20
+SAMPLES_MIN = 10
 WINDOW_S = 0.2  # a step shows its effect only after what was in flight has been answered
 DECREASE = 0.8
+DECREASE_FAST = 0.5  # where most are slow
 INCREASE_STEPS = 32  # windows from nothing to everything: 6.4 s
 
 
@@ -33,18 +34,21 @@ class Priority(IntEnum):
     BACKGROUND = 2
 
 
+_PATIENCE = {Priority.CRITICAL: 2.0, Priority.NORMAL: 1.0, Priority.BACKGROUND: 0.5}
+
+
 class ConcurrencyLimit:
     """`value` lies in [low, high]. Below `places[priority]` in flight one of that priority may enter.
 
     Background work gets half of the places, and a sixteenth is kept for what is critical.
     """
 
-    __slots__ = ("_count", "_ends_s", "_slow", "high", "low", "places", "target_s", "value")
+    __slots__ = ("_busiest", "_count", "_ends_s", "_slow", "high", "low", "places", "target_s", "value")
 
     def __init__(self, *, low: int, high: int, target_s: float) -> None:
         assert 1 <= low <= high
         self.low, self.high, self.target_s = low, high, target_s
-        self._count = self._slow = 0
+        self._busiest = self._count = self._slow = 0
         self._ends_s = 0.0
         self._set(high)
 
@@ -52,18 +56,47 @@ class ConcurrencyLimit:
         self.value = value
         self.places = (value, value - value // 16, max(1, value // 2))
 
-    def answered(self, took_s: float, now_s: float) -> None:
-        """One request of a single key is done. Called for each, so it is cheap: 0.15 µs."""
+    def ended(self, took_s: float, in_flight: int, now_s: float) -> None:
+        """One is answered, or its client is gone. `in_flight`: it and those beside it.
+
+        `took_s`: for one part of it, where it does several one after the other. A decrease is one of what
+        was in flight: of a limit that nothing reached it would change nothing, window after window. Called
+        for each request, so it is cheap: 0.2 µs.
+        """
         self._count += 1
+        if in_flight > self._busiest:
+            self._busiest = in_flight
         if took_s > self.target_s:
             self._slow += 1
         if now_s >= self._ends_s and self._count >= SAMPLES_MIN:
             if self._slow > self._count * SLOW_SHARE_MAX:
-                self._set(max(self.low, int(self.value * DECREASE)))
+                factor = DECREASE_FAST if self._slow * 2 > self._count else DECREASE
+                self._set(max(self.low, int(min(self.value, self._busiest) * factor)))
             elif self.value < self.high:
                 self._set(min(self.high, self.value + max(1, self.high // INCREASE_STEPS)))
-            self._count = self._slow = 0
+            self._busiest = self._count = self._slow = 0
             self._ends_s = now_s + WINDOW_S
+
+
+class LoopDelay:
+    """Whether a request has waited too long for its turn of the event loop.
+
+    A node is one loop on one core: work that never waits is not in flight beside other work, it comes
+    after it, and the line of those it comes before is in no queue of ours. Burst and standing line are told
+    apart as in a WaitingLine. `calm_s`: when a request last had its turn within the shorter patience.
+    Critical requests wait twice as long, those in the background half.
+    """
+
+    __slots__ = ("calm_s", "patience_s", "standing_patience_s")
+
+    def __init__(self, *, patience_s: float, standing_patience_s: float) -> None:
+        self.patience_s, self.standing_patience_s = patience_s, standing_patience_s
+        self.calm_s = 0.0
+
+    def is_too_long(self, waited_s: float, priority: Priority, now_s: float) -> bool:
+        stands = now_s - self.calm_s > self.patience_s
+        allowed_s = self.standing_patience_s if stands else self.patience_s
+        return waited_s > allowed_s * _PATIENCE[priority]
 
 
 class Waiting(Generic[_T]):

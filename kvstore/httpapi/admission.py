@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from kvstore.core.admission import ConcurrencyLimit, Priority, Waiting, WaitingLine
+from kvstore.core.admission import ConcurrencyLimit, LoopDelay, Priority, Waiting, WaitingLine
 from kvstore.core.limits import Limits
 from kvstore.errors import Overloaded
+from kvstore.httpapi.connection import Connection
 from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.options import to_priority, to_timeout_ms
 from kvstore.httpapi.routes import Call
@@ -44,6 +45,11 @@ class Admission:
             patience_s=limits.queue_timeout_s,
             standing_patience_s=min(limits.queue_timeout_standing_s, limits.queue_timeout_s),
         )
+        self.delay = LoopDelay(
+            patience_s=limits.latency_target_s,
+            standing_patience_s=min(limits.queue_timeout_s, limits.latency_target_s),
+        )
+        self.calm_below_s = self.delay.standing_patience_s / 2
         self._sweeper: asyncio.TimerHandle | None = None
         metrics.admission_limit = lambda: self.limit.value
         metrics.queue_lengths = self.line.lengths
@@ -58,13 +64,20 @@ class Admission:
             return True
         return False
 
+    def refuse_if_late(self, call: Call, connection: Connection, late_s: float, now_s: float) -> None:
+        """`late_s`: from its first bytes to its turn of the loop. Raises Overloaded, InvalidRequest."""
+        if self.delay.is_too_long(late_s, to_priority(call.headers), now_s):
+            raise self._shed("late")
+        if connection.transport is None:
+            raise self._shed("gone")
+
     def refuse_if_full(self, call: Call) -> None:
         """Before a body is waited for. Raises Overloaded, InvalidRequest."""
         priority = to_priority(call.headers)
         if self._metrics.in_flight >= self.limit.places[priority] and self.line.is_full_for(priority):
             raise self._shed("queue_full")
 
-    async def enter(self, call: Call) -> None:
+    async def enter(self, call: Call, connection: Connection) -> None:
         """Takes a place, in turn; the time it took is added to `call.waited_s`.
 
         Raises Overloaded, InvalidRequest.
@@ -94,6 +107,9 @@ class Admission:
             if place.done() and not place.cancelled() and place.exception() is None:
                 self.leave()  # the place was given in the same turn in which the client went away
             raise
+        if connection.transport is None:
+            self.leave()
+            raise self._shed("gone")
         waited_s = self._elapsed_s() - joined_s
         call.waited_s += waited_s
         metrics.queue_waits += 1
@@ -108,6 +124,10 @@ class Admission:
         taken = 0 if self.line.length else max(0, min(wanted, free))
         self._metrics.in_flight += taken
         return taken
+
+    def ended(self, took_s: float, now_s: float) -> None:
+        """How long the work of a request took that had a place."""
+        self.limit.ended(took_s, self._metrics.in_flight + 1, now_s)
 
     def leave(self, places: int = 1) -> None:
         self._metrics.in_flight -= places
@@ -159,6 +179,8 @@ class Admission:
 _WORDS = {
     "queue_full": "{m.in_flight} requests are in flight and {a.line.length} wait: no more may",
     "queue_timeout": "waited too long for a place among {a.limit.value} in flight",
+    "gone": "its client closed the connection before its turn came",
+    "late": "this node has more to do than it can: the turn of this request came too late",
     "outranked": "its place in the queue went to a request of a higher priority",
     "expired": "its time was up before a place was free",
     "admin": "{m.admin_in_flight} requests to administration routes are in flight: no more may",

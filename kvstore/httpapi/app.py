@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from time import perf_counter
 
 from aiohttp import web
 
@@ -26,7 +27,7 @@ from kvstore.httpapi.connection import Connection, WholeRequest
 from kvstore.httpapi.data_routes import DataRoutes, header_token
 from kvstore.httpapi.listing import Listing
 from kvstore.httpapi.media import encode_json
-from kvstore.httpapi.metrics import ONE_KEY, Metrics
+from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.openapi import describe
 from kvstore.httpapi.options import REQUEST_ID
 from kvstore.httpapi.rate_limits import RateLimits
@@ -93,7 +94,7 @@ class App:
         started_s = self._elapsed_s()
         protocol = request.protocol
         assert isinstance(protocol, Connection)
-        protocol.begin()
+        since_s, turn_s = protocol.begin(), perf_counter()
         self._active += 1
         method, headers = request.method, request.headers
         given_id = headers.get(REQUEST_ID)
@@ -111,6 +112,11 @@ class App:
             call = Call(method, bucket, key, options, headers, request_id)
             if principal is not ANYBODY:
                 self._check_permission(principal, route, call, protocol, path)
+            if route.lane is Lane.DATA and since_s:  # 0: it came with the one before
+                if turn_s - since_s < self._admission.calm_below_s:
+                    self._admission.delay.calm_s = turn_s
+                else:
+                    self._admission.refuse_if_late(call, protocol, turn_s - since_s, turn_s)
             if self.rates.active and route.lane is Lane.DATA:
                 call.client = principal.name or protocol.address
                 self.rates.check(call.client, bucket)
@@ -118,7 +124,7 @@ class App:
                 await self._read_body(route, call, request)
             if route.lane is Lane.DATA:
                 if not self._admission.enters_at_once():
-                    await self._admission.enter(call)
+                    await self._admission.enter(call, protocol)
                 waited_s = call.waited_s
                 try:
                     reply = await route.handler(call)
@@ -136,8 +142,8 @@ class App:
                 self._all_answered.set_result(None)
         now_s = self._elapsed_s()
         duration_s = now_s - started_s
-        if waited_s >= 0.0 and route is not None and route.timed in ONE_KEY:
-            self._admission.limit.answered(duration_s - waited_s, now_s)
+        if waited_s >= 0.0:
+            self._admission.ended((duration_s - waited_s) / call.parts, now_s)
         self._metrics.count(method, reply.status, route.timed if route else "", duration_s)
         return self._finished(reply, request_id)
 

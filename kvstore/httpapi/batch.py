@@ -80,6 +80,7 @@ class Batch:
         work = map(Work, range(len(operations)), operations)
         # The request itself has one place already; where the node is full, the batch goes on with that.
         more = self._admission.take_more(min(AT_ONCE, len(operations)) - 1, call)
+        call.parts = max(1, -(-len(operations) // (1 + more)))
         try:
             await asyncio.gather(*(self._work(call, work, answers, answer_media) for _ in range(1 + more)))
         finally:

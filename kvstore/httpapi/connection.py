@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from ipaddress import IPv6Address, IPv6Network
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion, web
@@ -68,7 +69,7 @@ class WholeRequest:
 
 
 class Connection(web.RequestHandler):
-    """`head_since_s`: loop time at which the first bytes of a request came, 0 while none is incomplete.
+    """`head_since_s`: `perf_counter` when the first bytes of a request came, 0 while none is incomplete.
 
     `address`: who connects, as far as limits go. `principal`: who `authorization`, the header as it came
     last, stands for in `known_by`.
@@ -108,7 +109,7 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         if self._at_rest and not self.head_since_s:
-            self.head_since_s = self._pool.loop.time()
+            self.head_since_s = perf_counter()
         super().data_received(data)
 
     def resume_reading(self, *arguments: Any, **options: Any) -> None:
@@ -174,10 +175,14 @@ class Connection(web.RequestHandler):
         """Until the transport takes more."""
         await self._drain_helper()
 
-    def begin(self) -> None:
-        """A header is complete; what follows is its body, which has a deadline of its own."""
+    def begin(self) -> float:
+        """A header is complete; what follows is its body, which has a deadline of its own.
+
+        Returns `head_since_s`.
+        """
         self._at_rest = False
-        self.head_since_s = 0.0
+        since_s, self.head_since_s = self.head_since_s, 0.0
+        return since_s
 
     def rest(self) -> None:
         """The request is answered."""
@@ -258,7 +263,7 @@ class ConnectionPool:
     def _sweep(self) -> None:
         self._timer = self.loop.call_later(min(_SWEEP_S, self._header_timeout_s / 2), self._sweep)
         self._swept()
-        oldest_s = self.loop.time() - self._header_timeout_s
+        oldest_s = perf_counter() - self._header_timeout_s
         for connection in [c for c in self.open if 0 < c.head_since_s <= oldest_s]:
             if connection.transport is not None:
                 error = RequestTooSlow(f"no complete header within {self._header_timeout_s:g} s")

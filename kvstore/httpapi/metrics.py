@@ -25,7 +25,7 @@ ONE_KEY = ("get", "put", "delete")
 TIMED = (*ONE_KEY, "batch", "list")
 _METHODS = ("GET", "HEAD", "PUT", "DELETE", "POST", "other")
 SHED_REASONS = (
-    "queue_full", "queue_timeout", "outranked", "expired", "admin", "connections",
+    "queue_full", "queue_timeout", "late", "gone", "outranked", "expired", "admin", "connections",
     "connections_per_address", "client_rate", "bucket_rate",
 )  # fmt: skip
 

@@ -26,11 +26,12 @@ class Call:
     """One request, or one operation of a batch, as handlers see it.
 
     `options`: of the query, values as bytes. `client`: whom requests are counted for, if anybody counts
-    them. `waited_s`: for its body and for a place, before its work began.
+    them. `parts`: how many it does one after the other. `waited_s`: for its body and for a place, before
+    its work began.
     """
 
     __slots__ = ("body", "bucket", "client", "headers", "key", "method", "options",
-                 "principal", "request_id", "waited_s")  # fmt: skip
+                 "parts", "principal", "request_id", "waited_s")  # fmt: skip
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class Call:
     ) -> None:
         self.method, self.bucket, self.key, self.options = method, bucket, key, options
         self.headers, self.request_id, self.body = headers, request_id, body
-        self.client, self.waited_s, self.principal = "", 0.0, ANYBODY
+        self.client, self.waited_s, self.principal, self.parts = "", 0.0, ANYBODY, 1
 
 
 Handler = Callable[[Call], Awaitable[Reply]]

@@ -5,7 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore.core.admission import SAMPLES_MIN, WINDOW_S, ConcurrencyLimit, Priority, Waiting, WaitingLine
+from kvstore.core.admission import (
+    SAMPLES_MIN,
+    WINDOW_S,
+    ConcurrencyLimit,
+    LoopDelay,
+    Priority,
+    Waiting,
+    WaitingLine,
+)
 
 # --- how many at once -----------------------------------------------------------------------------------
 
@@ -13,22 +21,27 @@ from kvstore.core.admission import SAMPLES_MIN, WINDOW_S, ConcurrencyLimit, Prio
 @given(
     st.integers(1, 40),
     st.integers(0, 400),
-    st.lists(st.tuples(st.sampled_from([0.01, 0.2, 0.2001, 3.0]), st.floats(0, 0.05)), max_size=400),
+    st.lists(
+        st.tuples(st.sampled_from([0.01, 0.2, 0.2001, 3.0]), st.integers(1, 300), st.floats(0, 0.05)),
+        max_size=400,
+    ),
 )
 def test_the_limit_is_that_of_a_model_that_keeps_every_latency(
-    low: int, room: int, answers: list[tuple[float, float]]
+    low: int, room: int, answers: list[tuple[float, int, float]]
 ) -> None:
     high = low + room
     limit = ConcurrencyLimit(low=low, high=high, target_s=0.2)
-    expected, kept, window_ends_s, now_s = high, list[float](), 0.0, 0.0
-    for took_s, later_s in answers:
+    expected, kept, window_ends_s, now_s = high, list[tuple[float, int]](), 0.0, 0.0
+    for took_s, in_flight, later_s in answers:
         now_s += later_s
-        limit.answered(took_s, now_s)
-        kept.append(took_s)
+        limit.ended(took_s, in_flight, now_s)
+        kept.append((took_s, in_flight))
         if now_s >= window_ends_s and len(kept) >= SAMPLES_MIN:
-            ninth_decile_s = sorted(kept, reverse=True)[int(len(kept) * 0.1)]
+            slowest_first = sorted((took for took, _ in kept), reverse=True)
+            ninth_decile_s, median_s = (slowest_first[int(len(kept) * share)] for share in (0.1, 0.5))
             if ninth_decile_s > 0.2:
-                expected = max(low, int(expected * 0.8))
+                reached = min(expected, max(busy for _, busy in kept))
+                expected = max(low, int(reached * (0.5 if median_s > 0.2 else 0.8)))
             else:
                 expected = min(high, expected + max(1, high // 32))
             kept, window_ends_s = [], now_s + WINDOW_S
@@ -47,7 +60,7 @@ def answer_all(limit: ConcurrencyLimit, took_s: float, *, from_s: float, for_s: 
     now_s = from_s
     while now_s < from_s + for_s:
         now_s += 0.01
-        limit.answered(took_s, now_s)
+        limit.ended(took_s, limit.value, now_s)
     return now_s
 
 
@@ -59,10 +72,17 @@ def test_slowness_brings_it_to_the_lower_end_and_speed_back_up_in_ten_seconds() 
     assert limit.value == 256
 
 
+def test_a_limit_that_nothing_reaches_binds_at_the_first_decrease() -> None:
+    limit = ConcurrencyLimit(low=16, high=256, target_s=0.25)
+    for number in range(SAMPLES_MIN):
+        limit.ended(1.0, 60, number * 0.01)
+    assert limit.value == 30
+
+
 def test_one_slow_request_in_ten_is_no_slowness() -> None:
     limit = ConcurrencyLimit(low=16, high=256, target_s=0.25)
     for number in range(1000):
-        limit.answered(9.0 if number % 10 == 0 else 0.01, number * 0.01)
+        limit.ended(9.0 if number % 10 == 0 else 0.01, 256, number * 0.01)
     assert limit.value == 256
 
 
@@ -149,3 +169,18 @@ def test_a_burst_waits_long_and_a_line_that_stands_does_not() -> None:
     assert [w.item for w in line.impatient(0.116)] == ["later"]
     line.join(Waiting("after it was empty", Priority.NORMAL, 0.12, 9.0), 0.12)
     assert line.impatient(0.2) == []
+
+
+# --- the loop -------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0, 1), st.sampled_from(Priority), st.floats(0, 1))
+def test_the_higher_the_priority_the_later_its_turn_may_come(
+    waited_s: float, priority: Priority, restless_s: float
+) -> None:
+    delay = LoopDelay(patience_s=0.25, standing_patience_s=0.1)
+    delay.calm_s = 50.0
+    factor = {"CRITICAL": 2.0, "NORMAL": 1.0, "BACKGROUND": 0.5}[priority.name]
+    now_s = 50.0 + restless_s
+    patience_s = 0.1 if now_s - 50.0 > 0.25 else 0.25
+    assert delay.is_too_long(waited_s, priority, now_s) == (waited_s > patience_s * factor)

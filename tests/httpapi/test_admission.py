@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 
+from kvstore.core.message import Get, Got
 from tests.httpapi.conftest import DEADLINE_S, Answer, Api, Start, until
 
 K = "/v1/kv/users/ann"
@@ -142,15 +144,18 @@ async def test_a_client_that_hangs_up_while_it_is_worked_on_gives_its_place_back
     await until(lambda: api.server.metrics.in_flight == 0, "no place is lost")
 
 
-async def test_a_client_that_hangs_up_leaves_the_line(start: Start) -> None:
+async def test_for_a_client_that_hung_up_in_the_line_nothing_is_done(start: Start) -> None:
     api, running = await full(start)
+    connections = api.server.metrics.connections()
     async with api.raw() as (_, writer):
         writer.write(f"GET {K} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         await until(lambda: sum(api.server.metrics.queue_lengths()) == 1, "it waits")
+    await until(lambda: api.server.metrics.connections() == connections, "it hung up")
     api.service.gate.set()
     await asyncio.gather(*running)
     await until(lambda: api.server.metrics.in_flight == 0, "no place is lost")
-    assert sum(api.server.metrics.queue_lengths()) == 0
+    assert api.server.metrics.sheds["gone"] == 1
+    assert len(api.service.seen) == 2
 
 
 async def test_a_slow_body_holds_no_place(start: Start) -> None:
@@ -184,6 +189,34 @@ async def test_slow_answers_lower_the_limit_and_quick_ones_raise_it(start: Start
     for _ in range(700):
         await api.get(K)
     assert limit.value == 64
+
+
+async def busy(api: Api, count: int, seconds: float, **headers: str) -> list[Answer]:
+    """So many gets at once, each of which keeps the loop busy for so long."""
+    whole = api.service.get
+
+    async def get(request: Get) -> Got:
+        time.sleep(seconds)  # noqa: ASYNC251 - as work does that never waits
+        return await whole(request)
+
+    api.service.get = get  # type: ignore[method-assign]
+    api.server._app._admission.delay.calm_s = time.perf_counter()
+    async with asyncio.timeout(DEADLINE_S):
+        answers = await asyncio.gather(*(api.get(K, **headers) for _ in range(count)))
+    api.service.get = whole  # type: ignore[method-assign]
+    return answers
+
+
+async def test_whose_turn_comes_too_late_is_shed(start: Start) -> None:
+    """Work that never waits is not in flight side by side: there is no line but that of the loop."""
+    api: Api = await start(latency_target_s=0.2, queue_timeout_s=0.1)
+    answers = await busy(api, 20, 0.05)
+    reasons = [a.problem["reason"] for a in answers if a.status == 503]
+    assert set(reasons) == {"late"}
+    assert 2 <= 20 - len(reasons) < 12
+    assert api.server.metrics.sheds["late"] == len(reasons)
+    assert (await api.get(K)).status == 404, "and all is well again"
+    assert [a.status for a in await busy(api, 3, 0.02)] == [404] * 3, "a burst waits"
 
 
 async def test_refusals_and_mistakes_say_nothing_about_how_fast_the_node_is(start: Start) -> None:
