@@ -43,7 +43,7 @@ lint: $(STAMP) ## ruff: rules and format
 types: $(STAMP) ## mypy, strict
 	@$(BIN)/mypy
 
-chaos: $(STAMP) ## real processes and disks broken on purpose, about 15 minutes; prints a table
+chaos: $(STAMP) ## real processes and disks broken on purpose, about 20 minutes; prints a table
 	@$(BIN)/python -m tests.processes.chaos
 
 bench: $(STAMP) ## gets and puts per second beside the floor, under 5 minutes

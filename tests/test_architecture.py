@@ -57,6 +57,7 @@ FUNCTION_LINES_MAX = 70
 
 # Every term of the field that the code uses has one file that says what it is.
 GLOSSARY = {
+    "admission": "node/admission.py",
     "anti entropy": "node/anti_entropy.py",
     "backoff": "core/backoff.py",
     "bucket": "core/bucket.py",
@@ -73,8 +74,10 @@ GLOSSARY = {
     "merkle tree": "core/merkle_tree.py",
     "partition": "core/ring.py",
     "preference list": "core/preference_list.py",
+    "progress": "core/generation.py",
     "quorum": "core/quorum.py",
     "read repair": "core/read_repair.py",
+    "recovery": "node/recovery.py",
     "replica": "node/replica.py",
     "scrub": "node/scrub.py",
     "sibling": "core/sibling.py",
