@@ -59,6 +59,13 @@ async def test_without_being_told_so_it_ends_and_says_what_to_do(tmp_path: Path)
         assert isinstance(error, ConfigError)
         assert f"is the address of n3 ({node_id})" in str(error)
         assert f"start with recover_as={node_id}" in error.advice
+        for name in ("n1", "n2"):
+            assert len(cluster.running[name].node.view.members) == 3
+        await cluster.stop("n3")
+        await cluster.start("n3", recover_as=node_id)  # on the directory as it is
+        await cluster.ready()
+        await recovered(cluster, "n3")
+        assert cluster.running["n3"].node.node_id == node_id
 
 
 def earlier(node: Node, directory: Path, copy: Path) -> None:
