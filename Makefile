@@ -44,7 +44,7 @@ lint: $(STAMP) ## ruff: rules and format
 types: $(STAMP) ## mypy, strict
 	@$(BIN)/mypy
 
-chaos: $(STAMP) ## real processes and disks broken on purpose, about 15 minutes; prints a table
+chaos: $(STAMP) ## real processes and disks broken on purpose, about 20 minutes; prints a table
 	@$(BIN)/python -m tests.processes.chaos
 
 bench: $(STAMP) ## all benchmarks, beside the floor and etcd, under 5 minutes; a report with plots

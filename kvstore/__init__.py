@@ -40,8 +40,11 @@ The words, each with its file:
     Merkle tree       hashes of a partition: finds in few bytes what differs    core/merkle_tree.py
     partition         one of 256 equal slices of the ring                       core/ring.py
     preference list   the homes of a key in the order in which to ask them      core/preference_list.py
+    progress          how far a data directory has come; peers remember it      core/generation.py
     quorum            R answers to a read, W durable copies of a write          core/quorum.py
     read repair       sending a replica what its answer showed it lacks         core/read_repair.py
+    recognition       a majority remembers this run of a node: now it serves    node/recognition.py
+    recovery          filling copies that lost something: no votes till then    node/recovery.py
     receipt           what each replica did for one request                     core/message.py
     scrub             reading records at rest to find rot                       node/scrub.py
     sibling           one of several concurrent versions of a key               core/sibling.py

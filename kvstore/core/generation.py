@@ -8,6 +8,7 @@ Beside that, a second process is refused as long as the first one is heard.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from kvstore.core.membership import NodeId
@@ -70,6 +71,13 @@ def remembered_next(held: Run | None, heard: Run) -> Run:
     if held.run == heard.run:
         return max(held, heard)
     return held if is_from_the_past(heard, held) else heard
+
+
+def furthest(remembered: Sequence[Run]) -> Run:
+    """As far as any of these runs of one node: what is from the past of one may be ahead of another."""
+    incarnation = max(run.incarnation for run in remembered)
+    progress = max(run.progress for run in remembered)
+    return Run(remembered[0].node_id, incarnation, b"", progress, progress)
 
 
 def renewed(mine: Run, remembered: Run) -> Run:

@@ -42,6 +42,8 @@ class ClusterView:
         directory that is to recover as a member knows of none of its writes. Raises ConfigError.
         """
         stored = storage.get(Kind.META, 0, _IDENTITY)
+        if stored and recover_as and _has_no_part(storage, json.loads(stored)[0]):
+            stored = None  # somebody started here before it was known whose place this is
         found = json.loads(stored) if stored else [recover_as or describe.node_id, 0]
         node_id, incarnation, progress = (*found, 0)[:3]
         if recover_as and node_id != recover_as:
@@ -78,8 +80,16 @@ class ClusterView:
         return table[partition]
 
     def merge(self, members: Iterable[Member]) -> None:
-        """Take what is newer about others. What is said about us is ours to say."""
-        merged = merge_members(self.members, (m for m in members if m.node_id != self.me.node_id))
+        """Take what is newer about others. What is said about us is ours to say.
+
+        A stranger at the address of a member of the layout is no member: its directory was lost, and it ends.
+        """
+        others = [m for m in members if m.node_id != self.me.node_id]
+        if self.layout is not None and any(m.node_id not in self.members for m in others):
+            placed = {m.node_id: self.members.get(m.node_id, m).rpc_address for m in self.layout.members}
+            known, taken = placed.keys() | self.members.keys(), set(placed.values())
+            others = [m for m in others if m.node_id in known or m.rpc_address not in taken]
+        merged = merge_members(self.members, others)
         if merged == self.members:
             return
         self.members = merged
@@ -128,6 +138,13 @@ class ClusterView:
         self.layout = layout
         self._homes = {}
         self.merge(layout.members)
+
+
+def _has_no_part(storage: Storage, node_id: NodeId) -> bool:
+    """Whether there is a layout, and this node is none of its members."""
+    layout = storage.get(Kind.META, 0, _LAYOUT)
+    members = _layout_from(json.loads(layout)).members if layout else ()
+    return bool(members) and all(member.node_id != node_id for member in members)
 
 
 def recovering(partitions: Iterable[int]) -> Write:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, cast
 
-from kvstore.core.generation import Run, is_exclusive, is_recognized
+from kvstore.core.generation import Run, furthest, is_exclusive, is_from_the_past, is_recognized
 from kvstore.core.gossip_message import Gossip, Gossiped
 from kvstore.core.layout import Layout
 from kvstore.core.membership import NodeId
@@ -78,6 +78,7 @@ class Recognition:
         self._changes, self._on_recognized = changes, on_recognized
         self._fatal, self._report = fatal, report
         self._granted: dict[NodeId, None] = {}
+        self._is_empty = view.is_empty
         # An identity that nobody has met has nothing to forget.
         self.recognized = gossip.recognized = view.is_new
         self.renewals = 0
@@ -107,8 +108,16 @@ class Recognition:
         others = [m.node_id for m in layout.members if m.node_id != self._view.me.node_id]
         calls = [self._peers.call(node, self._gossip.mine(), CALL_S) for node in others]
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        for node, answer in zip(others, answers, strict=True):
-            self._take_note(node, answer)
+        heard = [(n, cast(Gossiped, a)) for n, a in zip(others, answers, strict=True) if _is_answer(a)]
+        told = [run for _, gossiped in heard for run in gossiped.runs if run.node_id == self._view.me.node_id]
+        ahead = [run for run in told if is_from_the_past(self._runs.mine, run)]
+        if ahead:
+            self.from_the_past(furthest(ahead))
+        for node, gossiped in heard:
+            self._gossip.learn(gossiped)
+            mine = self._runs.mine
+            if any((run.run, run.incarnation) == (mine.run, mine.incarnation) for run in gossiped.runs):
+                self._granted[node] = None
         members = len(others) + (len(others) < len(layout.members))
         if not is_recognized(len(self._granted) - (members == len(others)), members):
             return
@@ -116,18 +125,6 @@ class Recognition:
             self._replica.renew_all()  # a twin may have been remembered by the others
         self.recognized = self._gossip.recognized = True
         await self._on_recognized()
-
-    def _take_note(self, node: NodeId, answer: Reply | BaseException) -> None:
-        if isinstance(answer, BaseException):
-            if not isinstance(answer, KVStoreError):
-                raise answer
-            return
-        before = self._runs.mine
-        heard = cast(Gossiped, answer)
-        self._gossip.learn(heard)
-        mine = self._runs.mine
-        if mine == before and any((r.run, r.incarnation) == (mine.run, mine.incarnation) for r in heard.runs):
-            self._granted[node] = None
 
     def from_the_past(self, remembered: Run) -> None:
         """A peer remembers a run that this one does not come from.
@@ -137,11 +134,12 @@ class Recognition:
         run, identity = self._runs.renew(remembered)
         batch, aside = [identity, recovering(range(PARTITIONS))], ""
         try:
-            if self.recognized or self._view.is_empty:
+            if self.recognized or self._is_empty:
                 self._storage.apply(batch)
                 self._runs.untold_until(self._storage.sync())
             else:
                 aside = self._storage.set_aside(batch)
+                self._is_empty = True
         except StorageFailed:
             raise
         except StorageError as error:
@@ -192,6 +190,12 @@ class Recognition:
                 )
                 return False
         return True
+
+
+def _is_answer(answer: Reply | BaseException) -> bool:
+    if isinstance(answer, BaseException) and not isinstance(answer, KVStoreError):
+        raise answer
+    return not isinstance(answer, BaseException)
 
 
 def before_recognition(answers: dict[type[Request], Answer]) -> dict[type[Request], Answer]:

@@ -116,7 +116,7 @@ class Upkeep:
             grace=grace,
             heal=self.keys.note,
         )
-        self.anti_entropy = AntiEntropy(
+        anti_entropy = self.anti_entropy = AntiEntropy(
             view=view,
             trees=trees,
             exchange=exchange,
@@ -125,8 +125,8 @@ class Upkeep:
             limits=limits,
             report=report,
         )
-        urgent = hints.on_missed = self.anti_entropy.urgent
-        self.anti_entropy.on_compared = self._compared
+        urgent = hints.on_missed = anti_entropy.urgent
+        anti_entropy.on_compared = self._compared
         self.recovery = Recovery(
             storage=storage, view=view, replica=replica, trees=trees, urgent=urgent, report=report
         )
@@ -136,9 +136,7 @@ class Upkeep:
         self.scrub = Scrub(
             storage=storage, random=random, pace=pace, limits=limits, note=keys.note, report=report
         )
-        self.repair = Repair(
-            view=view, trees=trees, anti_entropy=self.anti_entropy, exchange=exchange, keys=keys
-        )
+        self.repair = Repair(view=view, trees=trees, anti_entropy=anti_entropy, exchange=exchange, keys=keys)
         self.tombstones = TombstoneCollector(
             view=view,
             storage=storage,

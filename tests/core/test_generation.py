@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kvstore.core.generation import (
     TWIN_SILENCE_S,
     Run,
+    furthest,
     is_exclusive,
     is_from_the_past,
     is_proven_twin,
@@ -105,6 +106,12 @@ def test_of_two_runs_with_one_incarnation_a_peer_remembers_one_for_good(first: R
         before, held = held, remembered_next(held, run)
         assert held.incarnation > before.incarnation or held.run == before.run
         assert held.progress >= before.progress or held.run == before.run
+
+
+@given(mine=runs, remembered=st.lists(runs, min_size=1, max_size=4))
+def test_a_run_renewed_by_the_furthest_is_from_the_past_of_none(mine: Run, remembered: list[Run]) -> None:
+    again = renewed(mine, furthest(remembered))
+    assert not any(is_from_the_past(again, run) for run in (mine, *remembered))
 
 
 @given(members=st.integers(1, 9), data=st.data())

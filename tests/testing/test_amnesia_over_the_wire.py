@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kvstore import AsyncClient
 from kvstore.errors import ConfigError
+from kvstore.node.node import Node
 from kvstore.node.ports import Kind
 from kvstore.storage.rocksdb import RocksStorage
 from kvstore.testing import LocalCluster
@@ -57,24 +59,49 @@ async def test_without_being_told_so_it_ends_and_says_what_to_do(tmp_path: Path)
         assert isinstance(error, ConfigError)
         assert f"is the address of n3 ({node_id})" in str(error)
         assert f"start with recover_as={node_id}" in error.advice
+        for name in ("n1", "n2"):
+            assert len(cluster.running[name].node.view.members) == 3
+        await cluster.stop("n3")
+        await cluster.start("n3", recover_as=node_id)  # on the directory as it is
+        await cluster.ready()
+        await recovered(cluster, "n3")
+        assert cluster.running["n3"].node.node_id == node_id
 
 
-async def test_a_directory_put_back_to_a_copy_is_set_aside_and_filled_again(tmp_path: Path) -> None:
+def earlier(node: Node, directory: Path, copy: Path) -> None:
+    """What a snapshot of the running directory is put back as."""
+    node._storage.checkpoint(copy)
+
+
+def cut_short(node: Node, directory: Path, copy: Path) -> None:
+    """A directory that lost the second half of its log, and the mark that would tell."""
+    shutil.copytree(directory, copy)
+    (copy / "synced.mark").unlink()
+    log = max(copy.glob("*.log"), key=lambda file: file.stat().st_size)
+    log.write_bytes(log.read_bytes()[: log.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("forget", [earlier, cut_short], ids=["put back to a copy", "cut short"])
+async def test_a_directory_from_the_past_is_set_aside_and_filled_again(
+    tmp_path: Path, forget: Callable[[Node, Path, Path], None]
+) -> None:
+    copy = tmp_path / "copy"
     async with LocalCluster(nodes=3, data_dir=tmp_path) as cluster:
         await put_all(cluster, b"old")
         node = cluster.running["n3"].node
-        node._storage.checkpoint(tmp_path / "copy")
+        if forget is earlier:
+            forget(node, tmp_path / "n3", copy)
         await put_all(cluster, b"new")
+        await node.runs.advance()
         others = [cluster.running[name].node for name in ("n1", "n2")]
-        async with asyncio.timeout(20):  # until what was written since shows in its progress
-            while not any((run := other.runs.of(node.node_id)) and run.progress > 1 for other in others):
-                await asyncio.sleep(0.02)
-            await node.runs.advance()
+        async with asyncio.timeout(20):
             while not any(other.runs.of(node.node_id) == node.runs.mine for other in others):
                 await asyncio.sleep(0.02)
+        if forget is cut_short:
+            forget(node, tmp_path / "n3", copy)
         await cluster.stop("n3")
         shutil.rmtree(tmp_path / "n3")
-        (tmp_path / "copy").rename(tmp_path / "n3")
+        copy.rename(tmp_path / "n3")
         await cluster.start("n3")
         await cluster.ready()
         assert cluster.running["n3"].node.recognition.renewals == 1
