@@ -514,7 +514,7 @@ async def test_who_sends_a_state_answers_when_that_has_ended(
         five.loop.call_later(0.02, arrive)
         return reply
 
-    five.deliver = slowly  # type: ignore[method-assign]
+    five.deliver = slowly  # type: ignore[method-assign, assignment]
     await work
     await until(lambda: bool(waits))
     task, was_over = waits[0]
