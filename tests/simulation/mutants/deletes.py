@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kvstore.core import tombstone
 from kvstore.core.encoding import decode_causal, decode_state, digest
 from kvstore.core.membership import NodeId
 from kvstore.core.message import Done, Reply, Request
-from kvstore.core.tombstone import Answer, Verdict, judge
+from kvstore.core.tombstone import Answer, Verdict
 from kvstore.core.upkeep_message import Flush
 from kvstore.node import tombstone_collector
 from kvstore.node.exchange import Exchange
@@ -35,7 +36,7 @@ def collection_ignores_hints(patch: Patch) -> None:
 
     None of the mutants that are hunted by seeds: `tests/simulation/deletes.py` is the run that shows it.
     """
-    prove, call = TombstoneCollector._prove, Exchange.call
+    judge, prove, call = tombstone.judge, TombstoneCollector._prove, Exchange.call
 
     def homes_only(answers: Answers, homes: Sequence[NodeId]) -> tuple[Verdict, Any]:
         blind = {n: Answer.HELD if a in (Answer.HINTED, Answer.MARKED) else a for n, a in answers.items()}
