@@ -31,7 +31,8 @@ ARROWS: dict[str, set[str]] = {
     "client": set(),
     "testing": {"server", "client", "config", "core"},
     "simulation": {"node", "core", "storage.memory"},  # a disk in memory is part of the simulated world
-    "cli": {"client", "server", "config", "core", "logs", "simulation"},
+    "bench": {"client"},  # a load knows a cluster as its users do
+    "cli": {"client", "server", "config", "core", "logs", "simulation", "bench"},
     "__main__": {"cli"},
     "__init__": {"client"},
     "errors": set(),

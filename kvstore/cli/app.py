@@ -33,6 +33,7 @@ VERBS = {
     "dev": "kvstore.cli.dev:dev",
     "demo": "kvstore.cli.demo:demo",
     "simulate": "kvstore.cli.simulate:simulate",
+    "bench": "kvstore.cli.bench:bench",
 }
 """verb -> module:command, in the order of the help."""
 
