@@ -40,7 +40,7 @@ class Processes:
     def __init__(self, ready_path: str, ready_statuses: tuple[int, ...]) -> None:
         self._ready_path, self._ready_statuses = ready_path, ready_statuses
         self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._starts: dict[int, tuple[list[str], Path, Mapping[str, str]]] = {}
+        self._starts: dict[int, tuple[list[str], Path, Mapping[str, str], str]] = {}
 
     def __enter__(self) -> Processes:
         return self
@@ -60,12 +60,19 @@ class Processes:
     def ports(self) -> list[int]:
         return list(self._children)
 
-    def start(self, port: int, arguments: list[str], log: Path, environment: Mapping[str, str]) -> None:
-        """Run this Python with `arguments`; the child is known by its HTTP port."""
-        self._starts[port] = (arguments, log, environment)
+    def start(
+        self,
+        port: int,
+        arguments: list[str],
+        log: Path,
+        environment: Mapping[str, str],
+        program: str = sys.executable,
+    ) -> None:
+        """Run `program` with `arguments`; the child is known by its HTTP port."""
+        self._starts[port] = (arguments, log, environment, program)
         with log.open("ab") as out:
             self._children[port] = subprocess.Popen(
-                [sys.executable, *arguments],
+                [program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -105,6 +112,14 @@ class Processes:
                 ticks += int(after_name[11]) + int(after_name[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
+    def resident_bytes(self) -> list[int]:
+        """Memory that each child holds (VmRSS), in the order of their start."""
+        found = []
+        for child in self._children.values():
+            status = Path(f"/proc/{child.pid}/status").read_text()
+            found.append(int(status.partition("VmRSS:")[2].split()[0]) * 1024)
+        return found
+
     def wait_ready(self, *ports: int) -> None:
         """All, or those named. Raises SystemExit with the end of the log of one that did not get ready."""
         deadline = time.monotonic() + START_DEADLINE_S
@@ -140,6 +155,22 @@ def start_floor(data_dir: Path, *, durability: str) -> Processes:
         if durability == "async":
             arguments.append("--async")
         nodes.start(port, arguments, data_dir / f"floor{index}.log", {})
+    return nodes
+
+
+def start_etcd(data_dir: Path, *, program: str = "etcd") -> Processes:
+    """Three nodes of etcd with its defaults, an fsync before each acknowledgement among them."""
+    ports = free_ports(6)
+    client_ports, peer_ports = ports[:3], ports[3:]
+    members = ",".join(f"e{i}=http://127.0.0.1:{port}" for i, port in enumerate(peer_ports))
+    nodes = Processes("/health", (200,))
+    for i, (client_port, peer_port) in enumerate(zip(client_ports, peer_ports, strict=True)):
+        client, peer = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
+        arguments = ["--name", f"e{i}", "--data-dir", str(data_dir / f"etcd{i}"), "--enable-v2=true"]
+        arguments += ["--listen-client-urls", client, "--advertise-client-urls", client]
+        arguments += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+        arguments += ["--initial-cluster", members, "--initial-cluster-state", "new", "--log-level", "error"]
+        nodes.start(client_port, arguments, data_dir / f"etcd{i}.log", {}, program)
     return nodes
 
 

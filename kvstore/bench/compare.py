@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kvstore.bench.result import Case, Result, Spread, is_better_higher
+from kvstore.bench.result import LATE, Case, Result, Spread, is_better_higher
 
 TOLERANCE = 0.1
 _MACHINE = ("processor", "cores", "python", "system")
@@ -74,7 +74,7 @@ def _comparable(case: Case) -> dict[str, object]:
 
 def _changes(old: Case, new: Case, tolerance: float) -> Iterator[Change]:
     before, after = old.metrics(), new.metrics()
-    for metric in (name for name in before if name in after):
+    for metric in (name for name in before if name in after and name != LATE):
         higher = is_better_higher(metric)
         yield _change(new.name, metric, before[metric], after[metric], tolerance, higher=higher)
 

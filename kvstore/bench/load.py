@@ -93,14 +93,14 @@ def run(load: Load) -> Recording:
     return whole
 
 
-def fill(load: Load, *, told: Callable[[int], None] = lambda done: None) -> None:
-    """Every key once, in batches where the store has them. `told`: how many are there.
+def fill(load: Load, *, first: int = 0, told: Callable[[int], None] = lambda done: None) -> None:
+    """Every key from `first` on once, in batches where the store has them. `told`: how many are done.
 
     Raises InvalidRequest, and what the client raises, if a key could not be written.
     """
     need_histograms()
     check(load)
-    _runner(load)(_fill(load, told))
+    _runner(load)(_fill(load, first, told))
 
 
 def check(load: Load) -> None:
@@ -257,8 +257,8 @@ def _run_threads(load: Load, number: int) -> Recording:
         )
 
 
-async def _fill(load: Load, told: Callable[[int], None]) -> None:
-    numbers = iter(range(load.keys))
+async def _fill(load: Load, first: int, told: Callable[[int], None]) -> None:
+    numbers = iter(range(first, load.keys))
     done = 0
     if load.dialect is not None:
         async with AsyncExitStack() as stack:

@@ -28,6 +28,9 @@ PACKAGES = ("quorum-kvstore", "aiohttp", "msgpack", "rocksdict", "uvloop", "urll
 _HIGHER = ("per_s",)
 _UNITS = ("per_s", "_ms", "_us", "us", "mib", "_bytes", "_s", "failed")
 _NO_METRIC = ("duration_s", "unsent")
+LATE = "late_p99_ms"
+"""How late the loader itself was: what of a latency is not the store's."""
+
 _OF_LATENCY = ("p50_ms", "p99_ms")
 
 
@@ -152,6 +155,8 @@ def _figures(each: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name in _OF_LATENCY:
         if name in whole:
             yield name, float(whole[name])
+    if "lateness" in each:
+        yield LATE, float(each["lateness"]["p99_ms"])
 
 
 def is_better_higher(metric: str) -> bool:
