@@ -14,9 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from benchmarks import limits, micro, peers, shapes, trouble
+from benchmarks import cores, growth, limits, micro, peers, shapes, trouble
 from benchmarks.suite import FULL, SHORT, Suite, say
 from kvstore.bench.report import text_lines, write_report
 from kvstore.bench.result import Result, machine
@@ -28,6 +29,7 @@ GROUPS: dict[str, Callable[[Suite, Path], None]] = {
     "micro": micro.run,
     "shapes": shapes.run,
     "trouble": trouble.run,
+    "cores": cores.run,
 }
 RESULTS = Path("benchmarks/results/local")
 NOT_THERE = {"during a transfer, during a snapshot": "this release has neither"}
@@ -38,11 +40,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="every case, longer rounds")
     parser.add_argument("--only", default=",".join(GROUPS), help=f"groups, of {', '.join(GROUPS)}")
+    parser.add_argument("--growth", type=int, metavar="KEYS", help="only this: from 10,000 keys to so many")
     parser.add_argument("--to", type=Path, default=RESULTS, help=f"directory of the report [{RESULTS}]")
     a = parser.parse_args()
     names = [name for name in a.only.split(",") if name]
     if unknown := [name for name in names if name not in GROUPS]:
         parser.error(f"no group {', '.join(unknown)}; there are {', '.join(GROUPS)}")
+    groups = {name: GROUPS[name] for name in names}
+    if a.growth is not None:
+        if a.growth <= growth.FIRST:
+            parser.error(f"--growth begins with {growth.FIRST:,} keys")
+        groups = {"growth": partial(growth.run, keys=a.growth)}
     suite = Suite(FULL if a.full else SHORT)
     suite.result = Result(machine=machine(), date=time.strftime("%Y-%m-%d %H:%M %Z"))
     suite.result.settings = {
@@ -51,15 +59,15 @@ def main() -> None:
         "open_s": suite.budget.open_s,
         "load": suite.tool,
         "full": a.full,
-        "groups": names,
+        "groups": list(groups),
     }
     suite.result.skipped |= NOT_THERE
     began_s = time.monotonic()
-    for name in names:
+    for name, run in groups.items():
         say(f"{name}:")
         with tempfile.TemporaryDirectory(prefix="kvstore-bench-") as directory:
             try:
-                GROUPS[name](suite, Path(directory))
+                run(suite, Path(directory))
             except (KVStoreError, OSError) as error:
                 raise SystemExit(f"{name}: {error}") from error
     suite.result.settings["took_s"] = round(time.monotonic() - began_s)

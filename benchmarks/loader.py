@@ -21,17 +21,16 @@ from kvstore.bench import load as bench
 from kvstore.bench.http import Answer
 
 _LUA = """
-local prefix, keys, suffix
+local form, keys
 function init(args)
   math.randomseed(tonumber(args[1]))
-  prefix, keys = args[2], tonumber(args[3])
-  suffix = args[5] or ""
+  form, keys = args[2], tonumber(args[3])
   if args[4] ~= "0" then
-    wrk.method, wrk.body = "PUT", (args[6] or "") .. string.rep("x", tonumber(args[4]))
+    wrk.method, wrk.body = "PUT", (args[5] or "") .. string.rep("x", tonumber(args[4]))
   end
-  if args[7] then wrk.headers["Content-Type"] = args[7] end
+  if args[6] then wrk.headers["Content-Type"] = args[6] end
 end
-function request() return wrk.format(nil, prefix .. math.random(1, keys) .. suffix) end
+function request() return wrk.format(nil, string.format(form, math.random(0, keys - 1))) end
 function done(summary, latency, requests)
   local e = summary.errors
   local failed = e.connect + e.read + e.write + e.status + e.timeout
@@ -44,22 +43,24 @@ FORM = "application/x-www-form-urlencoded"
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """A store with one path per key: `prefix`, a number from 1 on, and the options of `reads` or `writes`.
+    """A store with one path per key: `prefix`, a number from 0 on, and the options of `reads` or `writes`.
 
-    `field`: values travel as this field of a form. Also a dialect of kvstore.bench, without scans.
+    Numbers have so many `digits`, zeros in front. `field`: values travel as this field of a form. Also a
+    dialect of kvstore.bench, without scans.
     """
 
     prefix: str
     reads: str = ""
     writes: str = ""
     field: str = ""
+    digits: int = 1
     ok: frozenset[int] = frozenset({200, 201, 204, 300})
 
     def read(self, key: int) -> bytes:
-        return f"GET {self.prefix}{key + 1}{self.reads} HTTP/1.1".encode()
+        return f"GET {self.prefix}{key:0{self.digits}}{self.reads} HTTP/1.1".encode()
 
     def write(self, key: int, value: bytes, context: bytes) -> tuple[bytes, bytes]:
-        head = f"PUT {self.prefix}{key + 1}{self.writes} HTTP/1.1"
+        head = f"PUT {self.prefix}{key:0{self.digits}}{self.writes} HTTP/1.1"
         if not self.field:
             return (head + (f"\r\nKV-Context: {context.decode()}" if context else "")).encode(), value
         return f"{head}\r\nContent-Type: {FORM}".encode(), f"{self.field}=".encode() + value
@@ -73,7 +74,7 @@ class Paths:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Keys are numbers from 1 to `keys`, uniformly. `value_bytes` of 0 means gets.
+    """Keys are numbers below `keys`, uniformly. `value_bytes` of 0 means gets.
 
     `connections`: to all nodes together.
     """
@@ -137,8 +138,9 @@ def _run_wrk(ports: list[int], workload: Workload, seconds: int, seed: int) -> l
         script = Path(directory, "load.lua")
         script.write_text(_LUA)
         command = ["wrk", "-t1", f"-d{seconds}s", "-s", str(script)]
-        shape = [paths.prefix, str(workload.keys), str(workload.value_bytes)]
-        shape.append(paths.writes if workload.value_bytes else paths.reads)
+        options = paths.writes if workload.value_bytes else paths.reads
+        form = f"{paths.prefix}%0{paths.digits}d{options.replace('%', '%%')}"
+        shape = [form, str(workload.keys), str(workload.value_bytes)]
         if workload.value_bytes and paths.field:
             shape += [f"{paths.field}=", FORM]
         share, more = divmod(workload.connections, len(ports))

@@ -197,6 +197,36 @@ def start_cluster(data_dir: Path, *, nodes: int = 3, durability: str = "sync") -
     return cluster
 
 
+def start_host(data_dir: Path, *, nodes: int) -> tuple[Processes, list[int]]:
+    """Nodes of one host under one `kvstore serve --processes`, N=1; and their HTTP ports."""
+    while True:
+        (first,) = free_ports(1)
+        ports = range(first, first + 2 * nodes)
+        if all(map(_is_free, ports)):
+            break
+    arguments = ["-m", "kvstore", "serve", "--processes", str(nodes), "--n", "1"]
+    arguments += [
+        "--name",
+        "m",
+        "--data-dir",
+        str(data_dir / f"host{nodes}"),
+        "--bootstrap-expect",
+        str(nodes),
+    ]
+    arguments += ["--http-listen", f"127.0.0.1:{ports[0]}", "--rpc-listen", f"127.0.0.1:{ports[nodes]}"]
+    host = Processes("/readyz", (200,))
+    settings = {"KVSTORE_CLUSTER_KEY": secrets.token_hex(32), "KVSTORE_LOG_FORMAT": "json"}
+    host.start(ports[0], arguments, data_dir / f"host{nodes}.log", settings)
+    return host, list(ports[:nodes])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
+
+
 def _without_settings() -> dict[str, str]:
     """The environment, but for settings of the user's own nodes."""
     return {name: value for name, value in os.environ.items() if not name.startswith("KVSTORE_")}

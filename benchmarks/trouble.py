@@ -37,7 +37,7 @@ def run(suite: Suite, directory: Path) -> None:
         nodes.wait_ready()
         store = Store("kvstore", nodes, Paths("/v1/kv/bench/k"))
         fill(_load(suite, store))
-        part_s = 8.0 if suite.budget.full else 3.0
+        part_s = 6.0 if suite.budget.full else 3.0
         rounds = 3 if suite.budget.full else 1
         for via, expected in (("client", False), ("http", True)):
             case = suite.case(
