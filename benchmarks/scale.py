@@ -71,6 +71,8 @@ _PAUSE_OF_INTERVAL = 0.8  # the mean of what anti-entropy waits, as a share of i
 _FROM_S, _TO_S = 20.0, 120.0
 _NUMBERS = {request: number for number, request in enumerate(REPLY_OF)}
 _KEYS = 50
+OPERATIONS = 2000
+"""Of each kind, in a simulated run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,15 +243,15 @@ class Meter:
     def restarted(self, node: str) -> None: ...
 
 
-def measured(nodes: int, value_bytes: int) -> Costs:
+def measured(nodes: int, value_bytes: int, *, operations: int = OPERATIONS) -> Costs:
     """Three runs: nothing happens; gets; puts. Keys are written, and equal everywhere, before it counts."""
-    idle = _run(nodes, "", value_bytes)
+    idle = _run(nodes, "", value_bytes, 0)
     window_s = _TO_S - _FROM_S
     costs = {}
     for kind, parts in (("get", ("Get", "Read", "Store")), ("put", ("Put", "Store"))):
-        meter = _run(nodes, kind, value_bytes)
+        meter = _run(nodes, kind, value_bytes, operations)
         for what, counts in (("messages", meter.messages), ("bytes", meter.bytes)):
-            costs[f"{kind}_{what}"] = sum(counts[part] for part in parts) / OPERATIONS
+            costs[f"{kind}_{what}"] = sum(counts[part] for part in parts) / operations
     return Costs(
         **costs,
         gossip_bytes=idle.bytes["Gossip"] / nodes / window_s,
@@ -257,10 +259,7 @@ def measured(nodes: int, value_bytes: int) -> Costs:
     )
 
 
-OPERATIONS = 2000
-
-
-def _run(nodes: int, kind: str, value_bytes: int) -> Meter:
+def _run(nodes: int, kind: str, value_bytes: int, operations: int) -> Meter:
     random = Random(7)
     machines = tuple(Machine(f"n{i + 1}") for i in range(nodes))
 
@@ -269,11 +268,11 @@ def _run(nodes: int, kind: str, value_bytes: int) -> Meter:
         return Action(i, at_s, what, f"k{key:02d}", node, value_bytes=value_bytes)
 
     first = [action(i, 8 + i * 0.1, "put", i) for i in range(_KEYS)]
-    step_s = (_TO_S - _FROM_S - 2) / OPERATIONS
+    step_s = (_TO_S - _FROM_S - 2) / max(1, operations)
     later = [
-        action(100 + i, _FROM_S + 1 + i * step_s, kind, random.randrange(_KEYS)) for i in range(OPERATIONS)
+        action(100 + i, _FROM_S + 1 + i * step_s, kind, random.randrange(_KEYS)) for i in range(operations)
     ]
-    clients = (tuple(first + (later if kind else [])),)
+    clients = (tuple(first + later),)
     meter = Meter()
     plan = Plan(0, _TO_S + 5, machines, n=N, r=R, w=W, clients=clients)
     run = simulate(plan, meter)

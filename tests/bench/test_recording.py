@@ -21,7 +21,7 @@ def recorded(latencies_s: list[float], kind: str = "read") -> Recording:
     return recording
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(LATENCIES_S)
 def test_percentiles_are_those_of_a_sorted_list_within_a_thousandth(latencies_s: list[float]) -> None:
     described = recorded(latencies_s).as_dict()["latency"]["all"]
@@ -39,7 +39,7 @@ def test_percentiles_are_those_of_a_sorted_list_within_a_thousandth(latencies_s:
     assert described["max_ms"] == pytest.approx(microseconds[-1] / 1000, rel=0.002, abs=0.001)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(LATENCIES_S, LATENCIES_S)
 def test_two_processes_together_are_one_that_measured_both(first: list[float], second: list[float]) -> None:
     merged = recorded(first)
