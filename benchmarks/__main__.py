@@ -10,6 +10,7 @@ group starts its own nodes on loopback and stops them. Exit code 1 if a request 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -31,6 +32,9 @@ GROUPS: dict[str, Callable[[Suite, Path], None]] = {
     "trouble": trouble.run,
     "cores": cores.run,
 }
+BUSY = 0.5
+"""Load average above which figures say more about the neighbours."""
+
 RESULTS = Path("benchmarks/results/local")
 NOT_THERE = {"during a transfer, during a snapshot": "this release has neither"}
 
@@ -57,11 +61,15 @@ def main() -> None:
         "rounds": suite.budget.rounds,
         "peak_s": suite.budget.peak_s,
         "open_s": suite.budget.open_s,
-        "load": suite.tool,
+        "tool": suite.tool,
+        "load_average": round(os.getloadavg()[0], 2),
         "full": a.full,
         "groups": list(groups),
     }
     suite.result.skipped |= NOT_THERE
+    busy = suite.result.settings["load_average"]
+    if busy > BUSY:
+        say(f"warning: others are busy here (load average {busy}): these figures will tell of them")
     began_s = time.monotonic()
     for name, run in groups.items():
         say(f"{name}:")

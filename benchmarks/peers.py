@@ -8,6 +8,7 @@ a quorum, a write is synced on a quorum before it is acknowledged: etcd with its
 from __future__ import annotations
 
 import shutil
+import subprocess
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ def run(suite: Suite, directory: Path) -> None:
         }
         paths = {"kvstore": Paths("/v1/kv/bench/k"), "floor": Paths("/kv/k")}
         if shutil.which("etcd"):
+            suite.result.settings["etcd"] = etcd_version()
             nodes["etcd"] = stack.enter_context(start_etcd(directory))
             paths["etcd"] = Paths("/v2/keys/k", reads="?quorum=true", field="value")
         else:
@@ -44,6 +46,11 @@ def run(suite: Suite, directory: Path) -> None:
             fill(store.nodes.ports, Workload(store.paths, KEYS, VALUE_BYTES, CONNECTIONS))
         _peaks(suite, stores)
         _open(suite, stores)
+
+
+def etcd_version() -> str:
+    shown = subprocess.run(["etcd", "--version"], capture_output=True, text=True, check=True).stdout
+    return shown.splitlines()[0].rpartition(" ")[2]
 
 
 def _peaks(suite: Suite, stores: list[Store]) -> None:

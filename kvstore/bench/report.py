@@ -32,6 +32,13 @@ _STYLE = (
 Table = list[list[str]]
 
 
+def settings_line(result: Result) -> str:
+    return ", ".join(
+        f"{name}={' '.join(value) if isinstance(value, list) else value}"
+        for name, value in result.settings.items()
+    )
+
+
 def ratio_table(result: Result) -> Table:
     """Empty if there are none."""
     rows = [
@@ -104,19 +111,20 @@ def comparison_table(comparison: Comparison, *, everything: bool = False) -> Tab
 
 def markdown(result: Result) -> str:
     """Ready for a README: machine, ratios, one table per group."""
-    parts = [", ".join(machine_lines(result.machine)) + f"; {result.date}.", METHOD]
+    parts = [", ".join(machine_lines(result.machine)) + f"; {result.date}.", METHOD, settings_line(result)]
     if ratios := ratio_table(result):
         parts.append("\n".join(_markdown_rows(ratios)))
     for group, cases in result.groups().items():
         parts.append(f"### {group}")
         parts.append("\n".join(_markdown_rows(case_table(cases))))
     parts += [f"Not measured: {what} ({why})." for what, why in result.skipped.items()]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def text_lines(result: Result) -> Iterator[str]:
     """For a terminal."""
     yield from machine_lines(result.machine)
+    yield settings_line(result)
     for group, cases in result.groups().items():
         yield ""
         yield group
@@ -162,7 +170,7 @@ def _page(result: Result, plots: list[Path]) -> Iterator[str]:
     yield f"<style>{_STYLE}</style>"
     yield "<h1>kvstore benchmark</h1>"
     yield f"<p>{escape(result.date)}<br>{'<br>'.join(map(escape, machine_lines(result.machine)))}</p>"
-    yield f"<p><small>{escape(METHOD)}</small></p>"
+    yield f"<p><small>{escape(METHOD)}<br>{escape(settings_line(result))}</small></p>"
     if ratios := ratio_table(result):
         yield "<h2>Ratios and bars</h2>"
         yield from _html_rows(ratios)
