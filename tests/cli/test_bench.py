@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,19 @@ def test_what_makes_no_sense_is_refused(kv: Type, arguments: tuple[str, ...], wh
     result = kv("bench", "run", *SHORT, *arguments)
     assert result.exit_code in (1, 2)
     assert what in result.stderr
+
+
+def test_missing_packages_are_named_with_the_remedy(kv: Type, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = kv("bench", "run", *SHORT, "--workload", "C", "--connections", "1", "--json", "a.json")
+    assert run.exit_code == 0, run.output
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    undrawn = kv("bench", "report", "a.json", "--to", "out")
+    assert undrawn.exit_code == 2
+    assert "pip install 'quorum-kvstore[bench]'" in undrawn.stderr
+    monkeypatch.setattr("kvstore.bench.recording.HdrHistogram", None)
+    unmeasured = kv("bench", "run", *SHORT)
+    assert unmeasured.exit_code == 2
+    assert "hdrhistogram" in unmeasured.stderr
 
 
 def test_a_file_that_is_no_result_is_told(type_: Type, place: Path) -> None:
