@@ -52,11 +52,11 @@ def test_a_run_is_written_compared_and_drawn(kv: Type, place: Path) -> None:
     assert "4 figures compared, 0 got worse" in same.stdout
     slower = json.loads(Path("a.json").read_text())
     for each in slower["cases"][0]["rounds"]:
-        each["per_s"] /= 2
+        each["per_s"] /= 100  # beyond whatever a busy machine made of the two rounds
     Path("b.json").write_text(json.dumps(slower))
     worse = kv("bench", "compare", "a.json", "b.json")
     assert worse.exit_code == 1
-    assert "-50.0%" in worse.stdout
+    assert "-99.0%" in worse.stdout
     assert json.loads(kv("bench", "compare", "a.json", "b.json", "-o", "json").stdout)["regressions"] == 1
     assert kv("bench", "report", "a.json", "b.json", "--to", "out").exit_code == 0
     assert "C via http (b)" in (place / "out" / "index.html").read_text()
