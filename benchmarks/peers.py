@@ -57,7 +57,8 @@ def _peaks(suite: Suite, stores: list[Store]) -> None:
     settings = {"connections": CONNECTIONS, "keys": KEYS, "value_bytes": VALUE_BYTES, "loop": "closed"}
     for operation in ("put", "get"):
         cases = {s.name: suite.case(GROUP, f"{operation} {s.name}", **settings) for s in stores}
-        suite.alternate([(cases[store.name], partial(suite.peak, store, operation)) for store in stores])
+        measures = [(cases[store.name], partial(suite.peak, store, operation)) for store in stores]
+        suite.alternate(measures, suite.budget.peer_rounds)
         for peer in (name for name in cases if name != "kvstore"):
             bar = BARS[operation, peer]
             suite.ratio(f"{operation} ÷ {peer}", cases["kvstore"], cases[peer], bar=bar)
@@ -69,9 +70,10 @@ def _peaks(suite: Suite, stores: list[Store]) -> None:
 
 def _open(suite: Suite, stores: list[Store]) -> None:
     cases = {s.name: suite.case(OPEN, f"A {s.name}", loop=f"open, {OPEN_PER_S:g} per s") for s in stores}
-    suite.alternate(
-        [(cases[s.name], partial(suite.open_loop, s, "A", OPEN_PER_S, dialect=s.paths)) for s in stores]
-    )
+    measures = [
+        (cases[s.name], partial(suite.open_loop, s, "A", OPEN_PER_S, dialect=s.paths)) for s in stores
+    ]
+    suite.alternate(measures, suite.budget.peer_rounds)
     if "etcd" in cases:
         for metric, bar in (("p50_ms", None), ("p99_ms", 1.0)):
             name = f"A at {OPEN_PER_S:g} per s, {metric[:3]} ÷ etcd"

@@ -198,13 +198,13 @@ def start_cluster(data_dir: Path, *, nodes: int = 3, durability: str = "sync") -
 
 
 def start_host(data_dir: Path, *, nodes: int) -> tuple[Processes, list[int]]:
-    """Nodes of one host under one `kvstore serve --processes`, N=1; and their HTTP ports."""
+    """Nodes of one host under one `kvstore serve --processes`, N=nodes; and their HTTP ports."""
     while True:
         (first,) = free_ports(1)
         ports = range(first, first + 2 * nodes)
         if all(map(_is_free, ports)):
             break
-    arguments = ["-m", "kvstore", "serve", "--processes", str(nodes), "--n", "1"]
+    arguments = ["-m", "kvstore", "serve", "--processes", str(nodes), "--n", str(nodes)]
     arguments += [
         "--name",
         "m",

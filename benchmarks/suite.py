@@ -75,9 +75,11 @@ class Suite:
             self.add(case, measure(number))
         return case
 
-    def alternate(self, measures: Sequence[tuple[Case, Callable[[int], dict[str, Any]]]]) -> None:
+    def alternate(
+        self, measures: Sequence[tuple[Case, Callable[[int], dict[str, Any]]]], rounds: int | None = None
+    ) -> None:
         """Round by round, and who goes first changes: a machine that slows down favours nobody."""
-        for number in range(self.budget.peer_rounds):
+        for number in range(rounds or self.budget.rounds):
             for case, measure in measures if number % 2 == 0 else reversed(measures):
                 self.add(case, measure(number))
 
