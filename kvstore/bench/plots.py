@@ -27,7 +27,8 @@ def draw(result: Result, directory: Path) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     made = []
     for group, cases in result.groups().items():
-        for kind, picture in (("rate", _rates), ("latency", _latencies), ("time", _over_time)):
+        pictures = (("rate", _rates), ("latency", _latencies), ("time", _over_time), ("keys", _by_keys))
+        for kind, picture in pictures:
             figure = picture(group, cases)
             if figure is not None:
                 made.append(directory / f"{slug(group)}-{kind}.png")
@@ -112,6 +113,31 @@ def _over_time(group: str, cases: list[Case]) -> Any:
     axes.set_xlabel("seconds")
     axes.set_ylabel("p99 in each half second, ms")
     axes.set_title(f"{group}: first round over time", fontsize=10)
+    axes.legend(fontsize=7)
+    return figure
+
+
+def _by_keys(group: str, cases: list[Case]) -> Any:
+    """Processor time over the number of keys, where cases differ in nothing else; by their first words."""
+    lines: dict[str, list[tuple[int, Any]]] = {}
+    for case in cases:
+        metrics = case.metrics()
+        if "keys" in case.settings and "cpu_us" in metrics:
+            lines.setdefault(case.name.partition(",")[0], []).append(
+                (case.settings["keys"], metrics["cpu_us"])
+            )
+    if not any(len({keys for keys, _ in points}) > 2 for points in lines.values()):
+        return None
+    figure, axes = _figure(3.5)
+    for name, points in lines.items():
+        keys, medians = [k for k, _ in points], [s.median for _, s in points]
+        errors = [[s.median - s.low for _, s in points], [s.high - s.median for _, s in points]]
+        axes.errorbar(keys, medians, yerr=errors, marker=".", linewidth=1, capsize=2, label=name)
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("keys")
+    axes.set_ylabel("processor time of all nodes, us per request")
+    axes.set_title(f"{group}: median, lowest and highest round", fontsize=10)
     axes.legend(fontsize=7)
     return figure
 

@@ -23,6 +23,7 @@ from kvstore.config.sources import Settings
 from kvstore.errors import ConfigError
 
 PORT_MAX = 65_535
+_IN_USE = "process.lock"  # of storage/directory.py
 _ADDRESSES = ("http_listen", "rpc_listen", "advertise_http", "advertise_rpc")
 
 
@@ -44,6 +45,11 @@ def settings_of(config: Config, count: int) -> list[dict[str, Any]]:
     Ports are `count` in a row from the configured ones on. Raises ConfigError.
     """
     node = config.node
+    if (node.data_dir / _IN_USE).exists():
+        raise ConfigError(
+            f"data_dir {node.data_dir} is that of one node; each of {count} has its own below it",
+            advice=f"move that node's to {node.data_dir / '1'}, or name another directory",
+        )
     ranges = {}
     for key in ("http_listen", "rpc_listen"):
         _, port = split_address(getattr(node, key))

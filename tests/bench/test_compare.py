@@ -132,6 +132,13 @@ def test_a_report_has_all_figures_and_plots_in_one_page(tmp_path: Path) -> None:
     assert (tmp_path / "tables.md").read_text() == text
 
 
+def test_cost_is_drawn_over_the_number_of_keys_where_that_is_what_differs(tmp_path: Path) -> None:
+    rounds = [{"cpu_us": 100.0}, {"cpu_us": 104.0}]
+    cases = [Case(f"get, {keys} keys", "Growth", {"keys": keys}, rounds) for keys in (10, 100, 1000)]
+    write_report(Result({}, cases, [], MACHINE, "2026-01-01"), tmp_path)
+    assert {p.name for p in tmp_path.glob("*.png")} == {"growth-keys.png"}
+
+
 def test_results_together_keep_their_names_apart() -> None:
     whole = together({"a": result(*BEFORE), "b": result(*BEFORE)})
     assert [case.name for case in whole.cases] == ["get (a)", "get (b)"]

@@ -20,6 +20,7 @@ from benchmarks.processes import free_ports
 from kvstore.cli.serve_many import commands, settings_of
 from kvstore.config import Config, load
 from kvstore.errors import ConfigError
+from kvstore.storage.directory import DataDirectory
 from tests.cli.conftest import Type
 
 KEY = "9f3c1e7a5b8d2046f1e0d9c8b7a695847362514ffeeddccbbaa0192837465564"
@@ -67,6 +68,13 @@ def test_ports_that_cannot_be_are_refused_before_anything_starts(flags: dict[str
     with pytest.raises(ConfigError, match=what) as caught:
         settings_of(config(**flags), 3)
     assert caught.value.advice
+
+
+def test_the_directory_of_a_node_that_ran_alone_is_not_left_behind_unseen(tmp_path: Path) -> None:
+    DataDirectory(tmp_path / "data").release()
+    with pytest.raises(ConfigError, match="is that of one node") as caught:
+        settings_of(config(data_dir=str(tmp_path / "data")), 2)
+    assert str(tmp_path / "data" / "1") in caught.value.advice
 
 
 def test_each_is_started_with_the_flags_of_all_and_its_own_and_no_secret() -> None:
