@@ -66,9 +66,6 @@ def codec() -> dict[str, Callable[[], object]]:
     state = write(EMPTY_STATE, EMPTY_CONTEXT, version, (77, 1))
     encoded = encode_state(state)
     store = Store(7, KEY, encoded, True, 0, head_of(encoded), 77)
-    request = encode_request(1, REQUESTS.index(Store), 0.5, 0, store)
-    held = encode_answer(1, Held(False, encoded))
-    assert len(request) > len(encoded) < len(held)
     return {
         "encode a state of one version": partial(encode_single, state.context, (77, 1), version, 0),
         "decode a state": partial(decode_state, encoded),

@@ -18,6 +18,7 @@ A tour of the code, in reading order:
     node/formation.py       how a new cluster agrees on its first layout
     storage/, rpc/, httpapi/    the ports and the door, made of RocksDB, TCP and HTTP
     client/call.py          one operation of a client, attempt after attempt
+    bench/drive.py          a load on a cluster, and why latency counts from when an operation was due
 
 The words, each with its file:
 

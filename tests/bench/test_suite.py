@@ -12,16 +12,9 @@ from benchmarks.__main__ import failures
 from benchmarks.growth import Progress, sizes
 from benchmarks.loader import FORM, Paths, Workload, fill, load
 from benchmarks.processes import Processes, free_ports
-from benchmarks.scale import (
-    INTERVAL_SIMULATED_S,
-    TOLERANCE,
-    N,
-    deviations,
-    formula,
-    homes_of,
-    measured,
-    sample_member,
-)
+from benchmarks.scale import TOLERANCE, deviations
+from benchmarks.scale_on_paper import N, formula, homes_of, sample_member
+from benchmarks.scale_simulated import INTERVAL_SIMULATED_S, measured
 from benchmarks.suite import SHORT, Suite, as_round, figure
 from benchmarks.trouble import recovery_s
 from kvstore.bench.result import Case, Ratio
