@@ -1,4 +1,4 @@
-"""What a cluster of S nodes says to itself: formulas, from the size of each message and how often it is sent."""
+"""What a cluster of S nodes says to itself: formulas, from the sizes of messages and how often they go."""
 
 from __future__ import annotations
 
