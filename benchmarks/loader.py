@@ -33,8 +33,8 @@ end
 function request() return wrk.format(nil, string.format(form, math.random(0, keys - 1))) end
 function done(summary, latency, requests)
   local e = summary.errors
-  local failed = e.connect + e.read + e.write + e.status + e.timeout
-  print(string.format("TOTAL %d %d %d", summary.duration, summary.requests, failed))
+  print(string.format("TOTAL %d %d", summary.duration, summary.requests))
+  for kind, count in pairs(e) do if count > 0 then print("ERROR " .. kind .. " " .. count) end end
   for i = 1, #latency do print(string.format("LATENCY %d %d", latency(i))) end
 end
 """
@@ -88,13 +88,18 @@ class Workload:
 @dataclass(slots=True)
 class Measured:
     """`latency_us`: how many requests took how many microseconds. wrk adds to it what its own waiting hid,
-    so it may hold more than `requests`. `errors`: answers that are no success, broken connections, timeouts.
+    so it may hold more than `requests`. `error_kinds`: answers that are no success (wrk tells them as
+    `status`), broken connections, timeouts.
     """
 
     duration_s: float = 0.0
     requests: int = 0
-    errors: int = 0
+    error_kinds: Counter[str] = field(default_factory=Counter)
     latency_us: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def errors(self) -> int:
+        return self.error_kinds.total()
 
     @property
     def per_s(self) -> float:
@@ -118,7 +123,7 @@ def load(ports: list[int], workload: Workload, seconds: int, *, tool: str, seed:
     total = Measured(duration_s=max(result.duration_s for result in results))
     for result in results:
         total.requests += result.requests
-        total.errors += result.errors
+        total.error_kinds += result.error_kinds
         total.latency_us.update(result.latency_us)
     return total
 
@@ -163,7 +168,8 @@ def _read_wrk(printed: str) -> Measured:
         words = line.split()
         if line.startswith("TOTAL"):
             result.duration_s, result.requests = int(words[1]) / 1e6, int(words[2])
-            result.errors = int(words[3])
+        elif line.startswith("ERROR"):
+            result.error_kinds[words[1]] += int(words[2])
         elif line.startswith("LATENCY"):
             result.latency_us[int(words[1])] += int(words[2])
     if not result.duration_s:
@@ -189,4 +195,4 @@ def _run_python(ports: list[int], workload: Workload, seconds: int, seed: int) -
     latency_us: Counter[int] = Counter()
     for item in recording.all().get_recorded_iterator():
         latency_us[int(item.value_iterated_to)] += int(item.count_added_in_this_iter_step)
-    return Measured(recording.duration_s, recording.count, recording.failed, latency_us)
+    return Measured(recording.duration_s, recording.count, recording.errors, latency_us)

@@ -155,6 +155,7 @@ def as_round(measured: Measured) -> dict[str, Any]:
         "duration_s": measured.duration_s,
         "per_s": round(measured.per_s, 1),
         "failed": measured.errors,
+        "errors": dict(sorted(measured.error_kinds.items())),
         "latency": {"all": described(histogram)},
     }
 
@@ -168,7 +169,8 @@ def brief(figures: dict[str, Any]) -> str:
         if name.endswith(("us", "mib", "_s")) and name not in ("duration_s", "per_s"):
             found.append(f"{name} {value:g}")
     if figures.get("failed"):
-        found.append(f"{figures['failed']} FAILED")
+        kinds = ", ".join(f"{kind} {count}" for kind, count in figures.get("errors", {}).items())
+        found.append(f"{figures['failed']} FAILED ({kinds})")
     return "  ".join(found)
 
 

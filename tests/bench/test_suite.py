@@ -97,6 +97,7 @@ def steps(*p99_ms: float) -> list[dict[str, float]]:
     [
         ((5, 5, 5, 5, 5, 5, 5, 5), 0.0),  # killed at 2.0 s, and nobody noticed
         ((5, 5, 5, 5, 900, 400, 8, 5), 1.0),
+        ((5, 5, 5, 40, 900, 39, 30, 5), 0.5),  # as rough as it was before
         ((5, 5, 5, 5, 900, 8, 900, 5, 5, 5, 5, 5), 1.5),  # once below is not back
         ((5, 5, 5, 5, 900, 900, 900, 900), 2.0),  # never, as far as one saw
     ],
@@ -133,9 +134,10 @@ def test_a_measurement_of_wrk_is_a_round_like_any_other() -> None:
 
     from benchmarks.loader import Measured
 
-    found = as_round(Measured(2.0, 100, 1, Counter({1000: 99, 50_000: 1})))
+    found = as_round(Measured(2.0, 100, Counter(status=1), Counter({1000: 99, 50_000: 1})))
     assert found["per_s"] == 50.0
     assert found["failed"] == 1
+    assert found["errors"] == {"status": 1}
     assert found["latency"]["all"]["p50_ms"] == pytest.approx(1.0, rel=0.01)
     assert found["latency"]["all"]["max_ms"] == pytest.approx(50.0, rel=0.01)
 
