@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down logs demo test test-slow test-docker check lint types bench chaos compose-up compose-down clean
+.PHONY: help up down logs demo test test-slow test-docker check lint types bench chaos pressure compose-up compose-down clean
 
 help: ## what there is to type
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ types: $(STAMP) ## mypy, strict
 
 chaos: $(STAMP) ## real processes and disks broken on purpose, about 15 minutes; prints a table
 	@$(BIN)/python -m tests.processes.chaos
+
+pressure: $(STAMP) ## a node under three times its load, each figure beside its control, about 2 minutes
+	@$(BIN)/python -m tests.processes.pressure
 
 bench: $(STAMP) ## gets and puts per second beside the floor, under 5 minutes
 	@$(BIN)/python -m benchmarks.throughput
