@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from kvstore.core.encoding import digest, encode_context, encode_single, head_of
+from kvstore.core.gossip_message import Gossip, Gossiped
 from kvstore.core.layout import Layout, _next_home
 from kvstore.core.limits import DEFAULT_LIMITS
 from kvstore.core.membership import Member
 from kvstore.core.merkle_tree import LEAVES, MerkleTree
-from kvstore.core.gossip_message import Gossip, Gossiped
 from kvstore.core.message import (
     REPLY_OF,
     Get,
@@ -26,9 +26,9 @@ from kvstore.core.message import (
     Stored,
     Written,
 )
-from kvstore.core.upkeep_message import CompareTrees, TreesCompared
 from kvstore.core.ring import PARTITIONS, full_key
 from kvstore.core.sibling import Version
+from kvstore.core.upkeep_message import CompareTrees, TreesCompared
 from kvstore.core.vector_clock import CausalContext
 from kvstore.node.gossip import ROUND_S
 from kvstore.rpc.frames import Sealer

@@ -98,6 +98,10 @@ LIMIT_WORDS = {
         "connections from one address (IPv6: from one /64)",
         "too low: clients behind one proxy are refused; too high: one machine takes all connections",
     ),
+    "loop_delay_max_s": (
+        "how long a request may wait for its turn once it was read",
+        "too high: in overload every request is late; too low: bursts and large requests shed others",
+    ),
     "admin_in_flight_max": (
         "requests to administration routes at once",
         "too low: operators are refused when they look closest",

@@ -78,25 +78,16 @@ class ConcurrencyLimit:
             self._ends_s = now_s + WINDOW_S
 
 
-class LoopDelay:
+def comes_too_late(waited_s: float, priority: Priority, patience_s: float) -> bool:
     """Whether a request has waited too long for its turn of the event loop.
 
     A node is one loop on one core: work that never waits is not in flight beside other work, it comes
-    after it, and the line of those it comes before is in no queue of ours. Burst and standing line are told
-    apart as in a WaitingLine. `calm_s`: when a request last had its turn within the shorter patience.
-    Critical requests wait twice as long, those in the background half.
+    after it, and the line of those it comes before is in no queue of ours. What is shed here keeps the
+    turns short, and with them the wait of whom the loop has not even read yet. That part is not seen: the
+    first request of every turn seems to come at once, so bursts cannot be told from standing lines.
+    Critical requests wait twice as long as normal ones, those in the background half.
     """
-
-    __slots__ = ("calm_s", "patience_s", "standing_patience_s")
-
-    def __init__(self, *, patience_s: float, standing_patience_s: float) -> None:
-        self.patience_s, self.standing_patience_s = patience_s, standing_patience_s
-        self.calm_s = 0.0
-
-    def is_too_long(self, waited_s: float, priority: Priority, now_s: float) -> bool:
-        stands = now_s - self.calm_s > self.patience_s
-        allowed_s = self.standing_patience_s if stands else self.patience_s
-        return waited_s > allowed_s * _PATIENCE[priority]
+    return waited_s > patience_s * _PATIENCE[priority]
 
 
 class Waiting(Generic[_T]):

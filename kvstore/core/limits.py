@@ -41,6 +41,7 @@ class Limits:
     client_requests_per_s: float = 0.0  # of one client, on each node; 0: as many as there is room for
     rate_burst_s: float = 1.0  # after a rest a client or bucket may do the work of so many seconds at once
     connections_per_address_max: int = 384  # three quarters: nobody takes the last ones from all others
+    loop_delay_max_s: float = 0.15  # from a request's first bytes to its turn; later ones are shed
     admin_in_flight_max: int = 64  # administration never waits behind data, and is bounded by itself
     connections_max: int = 512  # of clients; each takes a descriptor and about 50 KiB
     frame_bytes_max: int = 8 * MIB  # between nodes; the length field is checked before reading (B30)

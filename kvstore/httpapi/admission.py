@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from kvstore.core.admission import ConcurrencyLimit, LoopDelay, Priority, Waiting, WaitingLine
+from kvstore.core.admission import ConcurrencyLimit, Priority, Waiting, WaitingLine, comes_too_late
 from kvstore.core.limits import Limits
 from kvstore.errors import Overloaded
 from kvstore.httpapi.connection import Connection
@@ -45,11 +45,7 @@ class Admission:
             patience_s=limits.queue_timeout_s,
             standing_patience_s=min(limits.queue_timeout_standing_s, limits.queue_timeout_s),
         )
-        self.delay = LoopDelay(
-            patience_s=limits.latency_target_s,
-            standing_patience_s=min(limits.queue_timeout_s, limits.latency_target_s),
-        )
-        self.calm_below_s = self.delay.standing_patience_s / 2
+        self.in_time_s = limits.loop_delay_max_s / 2  # for requests of every priority
         self._sweeper: asyncio.TimerHandle | None = None
         metrics.admission_limit = lambda: self.limit.value
         metrics.queue_lengths = self.line.lengths
@@ -64,9 +60,9 @@ class Admission:
             return True
         return False
 
-    def refuse_if_late(self, call: Call, connection: Connection, late_s: float, now_s: float) -> None:
+    def refuse_if_late(self, call: Call, connection: Connection, late_s: float) -> None:
         """`late_s`: from its first bytes to its turn of the loop. Raises Overloaded, InvalidRequest."""
-        if self.delay.is_too_long(late_s, to_priority(call.headers), now_s):
+        if comes_too_late(late_s, to_priority(call.headers), self._limits.loop_delay_max_s):
             raise self._shed("late")
         if connection.transport is None:
             raise self._shed("gone")

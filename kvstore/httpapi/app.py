@@ -94,7 +94,7 @@ class App:
         started_s = self._elapsed_s()
         protocol = request.protocol
         assert isinstance(protocol, Connection)
-        since_s, turn_s = protocol.begin(), perf_counter()
+        since_s, turn_s = protocol.begin(), perf_counter()  # since 0: it came with the one before
         self._active += 1
         method, headers = request.method, request.headers
         given_id = headers.get(REQUEST_ID)
@@ -112,11 +112,8 @@ class App:
             call = Call(method, bucket, key, options, headers, request_id)
             if principal is not ANYBODY:
                 self._check_permission(principal, route, call, protocol, path)
-            if route.lane is Lane.DATA and since_s:  # 0: it came with the one before
-                if turn_s - since_s < self._admission.calm_below_s:
-                    self._admission.delay.calm_s = turn_s
-                else:
-                    self._admission.refuse_if_late(call, protocol, turn_s - since_s, turn_s)
+            if turn_s - since_s > self._admission.in_time_s and since_s and route.lane is Lane.DATA:
+                self._admission.refuse_if_late(call, protocol, turn_s - since_s)
             if self.rates.active and route.lane is Lane.DATA:
                 call.client = principal.name or protocol.address
                 self.rates.check(call.client, bucket)

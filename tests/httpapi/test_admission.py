@@ -200,7 +200,6 @@ async def busy(api: Api, count: int, seconds: float, **headers: str) -> list[Ans
         return await whole(request)
 
     api.service.get = get  # type: ignore[method-assign]
-    api.server._app._admission.delay.calm_s = time.perf_counter()
     async with asyncio.timeout(DEADLINE_S):
         answers = await asyncio.gather(*(api.get(K, **headers) for _ in range(count)))
     api.service.get = whole  # type: ignore[method-assign]
@@ -209,7 +208,7 @@ async def busy(api: Api, count: int, seconds: float, **headers: str) -> list[Ans
 
 async def test_whose_turn_comes_too_late_is_shed(start: Start) -> None:
     """Work that never waits is not in flight side by side: there is no line but that of the loop."""
-    api: Api = await start(latency_target_s=0.2, queue_timeout_s=0.1)
+    api: Api = await start(loop_delay_max_s=0.2)
     answers = await busy(api, 20, 0.05)
     reasons = [a.problem["reason"] for a in answers if a.status == 503]
     assert set(reasons) == {"late"}

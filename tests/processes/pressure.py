@@ -31,7 +31,11 @@ KEYS, VALUE_BYTES, PAGE = 400, 200, 400
 DEADLINE_S = 1.0
 OVERLOAD = 3.0
 ROOM = {"KVSTORE_CONNECTIONS_MAX": "8192", "KVSTORE_CONNECTIONS_PER_ADDRESS_MAX": "8192"}
-OFF = {"KVSTORE_IN_FLIGHT_MAX": "100000", "KVSTORE_IN_FLIGHT_MIN": "100000"}
+OFF = {
+    "KVSTORE_IN_FLIGHT_MAX": "100000",
+    "KVSTORE_IN_FLIGHT_MIN": "100000",
+    "KVSTORE_LOOP_DELAY_MAX_S": "1000",
+}
 
 
 @dataclass
@@ -90,8 +94,9 @@ class Node:
             async with asyncio.timeout(max(0.001, due_s + DEADLINE_S - time.perf_counter())):
                 async with self.session.get(target, headers=headers) as answer:
                     body = await answer.read()
-        except (TimeoutError, aiohttp.ClientError):
+        except (TimeoutError, aiohttp.ClientError) as error:
             outcomes.gave_up += 1
+            outcomes.reasons[type(error).__name__] += 1
             return
         took_s = time.perf_counter() - due_s
         if answer.status == 200:
