@@ -7,7 +7,8 @@ STAMP := $(VENV)/.installed
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down logs demo test test-slow test-docker check lint types bench bench-full bench-growth bench-scale \ chaos compose-up compose-down clean pressure
+.PHONY: help up down logs demo test test-slow test-docker check lint types bench bench-full bench-growth bench-scale \
+  chaos pressure compose-up compose-down clean
 
 help: ## what there is to type
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,11 +58,9 @@ bench-growth: $(STAMP) ## what a get and a put cost from 10,000 to KEYS keys [10
 
 bench-scale: $(STAMP) ## messages, bytes and memory from 3 to 1,000 nodes, checked in the simulator
 	@$(BIN)/python -m benchmarks.scale
+
 pressure: $(STAMP) ## a node under three times its load, each figure beside its control, about 2 minutes
 	@$(BIN)/python -m tests.processes.pressure
-
-bench: $(STAMP) ## gets and puts per second beside the floor, under 5 minutes
-	@$(BIN)/python -m benchmarks.throughput
 
 compose-up: ## the five nodes in containers, on 127.0.0.1:8001 to 8005; makes deploy/.env once
 	@deploy/compose build n1
