@@ -69,7 +69,7 @@ def run_on(disk: Directory, name: int) -> tuple[Directory, Run]:
 def test_a_run_is_from_the_past_exactly_if_its_directory_is(steps: list[str]) -> None:
     """One peer that hears of every start. Model: a directory is old if a later one was told of."""
     disk, mine = run_on(Directory(), 0)
-    held: Run | None = remembered_next(None, mine)
+    held = remembered_next(None, mine)
     copy, told_since_copy, is_old = disk, False, False
     for number, step in enumerate(steps, 1):
         if step == "progress":

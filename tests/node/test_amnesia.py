@@ -10,7 +10,7 @@ import pytest
 
 from kvstore.core.encoding import decode_state, encode_context
 from kvstore.core.generation import Run
-from kvstore.core.gossip_message import Gossip
+from kvstore.core.gossip_message import Gossip, Gossiped
 from kvstore.core.membership import Member
 from kvstore.core.message import (
     CompareTrees,
@@ -367,8 +367,9 @@ async def test_a_grant_is_durable_before_it_is_told(world: World) -> None:
         answer = n1.serve(n3.node_id, gossip, 1.0)
         assert isinstance(answer, asyncio.Future)
         assert not answer.done()
-    await answer
-    assert run in (await answer).runs
+    gossiped = await answer  # type: ignore[misc]
+    assert isinstance(gossiped, Gossiped)
+    assert run in gossiped.runs
     assert any(b"new".hex().encode() in (record or b"") for _, record in storage.scan(Kind.META, 0, b"run\0"))
 
 
