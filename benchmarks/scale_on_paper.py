@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from kvstore.core.encoding import digest, encode_context, encode_single, head_of
+from kvstore.core.generation import Run
 from kvstore.core.gossip_message import Gossip, Gossiped
 from kvstore.core.layout import Layout, _next_home
 from kvstore.core.limits import DEFAULT_LIMITS
@@ -66,7 +67,8 @@ def formula(
     get = [("forward get", forwarded), ("read", R - 1.0)]
     put = [("forward put", forwarded), ("write", N - 1.0)]
     members = [sample_member(i) for i in range(nodes)]
-    mine = Gossip(members[0], tuple(members), 1, b"d" * 8, 1_800_000_000_000)
+    runs = tuple(Run(member.node_id, 1, b"r" * 16, 100, 100) for member in members)
+    mine = Gossip(members[0], tuple(members), 1, b"d" * 8, 1_800_000_000_000, runs)
     gossip = on_wire(mine) + on_wire_answer(Gossiped(*mine))
     return Costs(
         2 * sum(times for _, times in get),

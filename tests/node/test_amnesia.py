@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -364,7 +364,9 @@ async def test_a_grant_is_durable_before_it_is_told(world: World) -> None:
         answer = n1.serve(n3.node_id, gossip, 1.0)
         assert isinstance(answer, asyncio.Future)
         assert not answer.done()
-    assert run in cast(Gossiped, await cast(Any, answer)).runs
+    gossiped = await answer  # type: ignore[misc]
+    assert isinstance(gossiped, Gossiped)
+    assert run in gossiped.runs
     assert any(b"new".hex().encode() in (record or b"") for _, record in storage.scan(Kind.META, 0, b"run\0"))
 
 

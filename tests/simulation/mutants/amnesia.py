@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from kvstore.core.generation import Run
-from kvstore.node import gossip as gossip_module
 from kvstore.node.ports import Kind
 from kvstore.node.recognition import Recognition
 from kvstore.node.replica import Replica, _Copy
@@ -49,7 +48,8 @@ def recovering_copy_is_a_witness(patch: Patch) -> None:
 @mutant(shape=_RESTORED)
 def restored_copy_goes_on_as_it_was(patch: Patch) -> None:
     """B7, B18: nobody compares what it says of itself with what is remembered."""
-    patch.setattr(gossip_module, "is_from_the_past", lambda run, remembered: False)
+    for room in ("core.generation", "node.gossip", "node.recognition"):
+        patch.setattr(f"kvstore.{room}.is_from_the_past", lambda run, remembered: False)
 
 
 @mutant(shape=_RESTORED)
