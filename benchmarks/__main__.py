@@ -77,7 +77,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     began_s, broken = time.monotonic(), []
     for name, run in groups.items():
-        say(f"{name}:")
+        say(f"{name}, after {time.monotonic() - began_s:.0f} s:")
         with tempfile.TemporaryDirectory(prefix="kvstore-bench-") as directory:
             try:
                 run(suite, Path(directory))

@@ -126,7 +126,7 @@ def _load(suite: Suite, store: Store, workload: str, **other: Any) -> Load:
         value_bytes=VALUE_BYTES,
         connections=CONNECTIONS,
         duration_s=suite.budget.peak_s,
-        warm_up_s=suite.budget.warm_up_s,
+        warm_up_s=suite.budget.round_warm_up_s,
     )
     return replace(load, **other)
 

@@ -20,8 +20,10 @@ VALUE_BYTES, CONNECTIONS, KEYS = 100, 64, 10_000
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Per round: `peak_s` of a closed loop, `open_s` of an open one. `warm_up_s`: before the first round of a
-    closed loop, and before each of an open one. `peer_rounds`: of what is compared with others.
+    """Per round: `peak_s` of a closed loop, `open_s` of an open one.
+
+    `warm_up_s`: before the first round of a peak; `round_warm_up_s`: before each of what kvstore.bench
+    sends. `peer_rounds`: of what is compared with others.
     """
 
     rounds: int
@@ -29,11 +31,12 @@ class Budget:
     peak_s: int
     open_s: float
     warm_up_s: int
+    round_warm_up_s: float
     full: bool
 
 
-SHORT = Budget(rounds=3, peer_rounds=3, peak_s=1, open_s=1.5, warm_up_s=1, full=False)
-FULL = Budget(rounds=3, peer_rounds=5, peak_s=3, open_s=6.0, warm_up_s=1, full=True)
+SHORT = Budget(rounds=3, peer_rounds=3, peak_s=1, open_s=1.5, warm_up_s=1, round_warm_up_s=0.5, full=False)
+FULL = Budget(rounds=3, peer_rounds=5, peak_s=3, open_s=6.0, warm_up_s=1, round_warm_up_s=1.0, full=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ class Suite:
             value_bytes=VALUE_BYTES,
             connections=CONNECTIONS,
             duration_s=self.budget.open_s,
-            warm_up_s=self.budget.warm_up_s,
+            warm_up_s=self.budget.round_warm_up_s,
             seed=number,
             dialect=None if store.name == "kvstore" else store.paths,
         )
