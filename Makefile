@@ -7,7 +7,8 @@ STAMP := $(VENV)/.installed
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down logs demo test test-slow test-docker check lint types bench chaos pressure compose-up compose-down clean
+.PHONY: help up down logs demo test test-slow test-docker check lint types bench bench-full bench-growth bench-scale \
+  chaos pressure compose-up compose-down clean
 
 help: ## what there is to type
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,14 +44,23 @@ lint: $(STAMP) ## ruff: rules and format
 types: $(STAMP) ## mypy, strict
 	@$(BIN)/mypy
 
-chaos: $(STAMP) ## real processes and disks broken on purpose, about 15 minutes; prints a table
+chaos: $(STAMP) ## real processes and disks broken on purpose, about 20 minutes; prints a table
 	@$(BIN)/python -m tests.processes.chaos
+
+bench: $(STAMP) ## all benchmarks, beside the floor and etcd, under 5 minutes; a report with plots
+	@$(BIN)/python -m benchmarks
+
+bench-full: $(STAMP) ## the same with every case and longer rounds, under 25 minutes
+	@$(BIN)/python -m benchmarks --full
+
+bench-growth: $(STAMP) ## what a get and a put cost from 10,000 to KEYS keys [10000000]; an hour or two
+	@$(BIN)/python -m benchmarks --growth $(or $(KEYS),10000000) --to benchmarks/results/local/growth
+
+bench-scale: $(STAMP) ## messages, bytes and memory from 3 to 1,000 nodes, checked in the simulator
+	@$(BIN)/python -m benchmarks.scale
 
 pressure: $(STAMP) ## a node under three times its load, each figure beside its control, about 2 minutes
 	@$(BIN)/python -m tests.processes.pressure
-
-bench: $(STAMP) ## gets and puts per second beside the floor, under 5 minutes
-	@$(BIN)/python -m benchmarks.throughput
 
 compose-up: ## the five nodes in containers, on 127.0.0.1:8001 to 8005; makes deploy/.env once
 	@deploy/compose build n1

@@ -11,8 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 START_DEADLINE_S = 60.0
@@ -40,7 +40,7 @@ class Processes:
     def __init__(self, ready_path: str, ready_statuses: tuple[int, ...]) -> None:
         self._ready_path, self._ready_statuses = ready_path, ready_statuses
         self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._starts: dict[int, tuple[list[str], Path, Mapping[str, str]]] = {}
+        self.starts: dict[int, tuple[list[str], Path, Mapping[str, str], str]] = {}
 
     def __enter__(self) -> Processes:
         return self
@@ -60,22 +60,35 @@ class Processes:
     def ports(self) -> list[int]:
         return list(self._children)
 
-    def start(self, port: int, arguments: list[str], log: Path, environment: Mapping[str, str]) -> None:
-        """Run this Python with `arguments`; the child is known by its HTTP port."""
-        self._starts[port] = (arguments, log, environment)
-        with log.open("ab") as out:
-            self._children[port] = subprocess.Popen(
-                [sys.executable, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env={**_without_settings(), **environment},
-            )
+    def start(
+        self,
+        port: int,
+        arguments: list[str],
+        log: Path,
+        environment: Mapping[str, str],
+        program: str = sys.executable,
+    ) -> None:
+        """Run `program` with `arguments`; the child is known by its HTTP port."""
+        self.starts[port] = (arguments, log, environment, program)
+        self._children[port] = _started(arguments, log, environment, program)
 
-    def restart(self, port: int) -> None:
-        """Start again, in the same way, a child that has ended."""
+    def restart(self, port: int, **more: str) -> None:
+        """Start again, in the same way but for what is `more` in its environment, a child that has ended."""
         assert self.ended(port) is not None, "still running"
-        self.start(port, *self._starts[port])
+        arguments, log, environment, program = self.starts[port]
+        self.start(port, arguments, log, {**environment, **more}, program)
+
+    @contextmanager
+    def beside(
+        self, arguments: list[str], log: Path, environment: Mapping[str, str]
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """One more, for the time of the block."""
+        child = _started(arguments, log, environment)
+        try:
+            yield child
+        finally:
+            child.kill()
+            child.wait()
 
     def kill(self, port: int) -> None:
         """SIGKILL, at once; returns when the process is gone."""
@@ -89,7 +102,7 @@ class Processes:
         return self._children[port].pid
 
     def log(self, port: int) -> Path:
-        return self._starts[port][1]
+        return self.starts[port][1]
 
     def ended(self, port: int) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
@@ -105,6 +118,14 @@ class Processes:
                 ticks += int(after_name[11]) + int(after_name[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
+    def resident_bytes(self) -> list[int]:
+        """Memory that each child holds (VmRSS), in the order of their start."""
+        found = []
+        for child in self._children.values():
+            status = Path(f"/proc/{child.pid}/status").read_text()
+            found.append(int(status.partition("VmRSS:")[2].split()[0]) * 1024)
+        return found
+
     def wait_ready(self, *ports: int) -> None:
         """All, or those named. Raises SystemExit with the end of the log of one that did not get ready."""
         deadline = time.monotonic() + START_DEADLINE_S
@@ -112,7 +133,7 @@ class Processes:
             child = self._children[port]
             while not self._ready(port):
                 if child.poll() is not None or time.monotonic() > deadline:
-                    tail = "\n".join(self._starts[port][1].read_text(errors="replace").splitlines()[-20:])
+                    tail = "\n".join(self.starts[port][1].read_text(errors="replace").splitlines()[-20:])
                     raise SystemExit(f"the node on port {port} is not ready; the end of its log:\n{tail}")
                 time.sleep(0.1)
 
@@ -143,6 +164,22 @@ def start_floor(data_dir: Path, *, durability: str) -> Processes:
     return nodes
 
 
+def start_etcd(data_dir: Path, *, program: str = "etcd") -> Processes:
+    """Three nodes of etcd with its defaults, an fsync before each acknowledgement among them."""
+    ports = free_ports(6)
+    client_ports, peer_ports = ports[:3], ports[3:]
+    members = ",".join(f"e{i}=http://127.0.0.1:{port}" for i, port in enumerate(peer_ports))
+    nodes = Processes("/health", (200,))
+    for i, (client_port, peer_port) in enumerate(zip(client_ports, peer_ports, strict=True)):
+        client, peer = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
+        arguments = ["--name", f"e{i}", "--data-dir", str(data_dir / f"etcd{i}"), "--enable-v2=true"]
+        arguments += ["--listen-client-urls", client, "--advertise-client-urls", client]
+        arguments += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+        arguments += ["--initial-cluster", members, "--initial-cluster-state", "new", "--log-level", "error"]
+        nodes.start(client_port, arguments, data_dir / f"etcd{i}.log", {}, program)
+    return nodes
+
+
 def start_cluster(data_dir: Path, *, nodes: int = 3, durability: str = "sync") -> Processes:
     """A cluster of kvstore with its defaults, N=3 R=2 W=2."""
     ports = free_ports(2 * nodes)
@@ -164,6 +201,49 @@ def start_cluster(data_dir: Path, *, nodes: int = 3, durability: str = "sync") -
         }
         cluster.start(http_port, ["-m", "kvstore", "serve"], data_dir / f"n{index + 1}.log", settings)
     return cluster
+
+
+def start_host(data_dir: Path, *, nodes: int) -> tuple[Processes, list[int]]:
+    """Nodes of one host under one `kvstore serve --processes`, N=nodes; and their HTTP ports."""
+    while True:
+        (first,) = free_ports(1)
+        ports = range(first, first + 2 * nodes)
+        if all(map(_is_free, ports)):
+            break
+    arguments = ["-m", "kvstore", "serve", "--processes", str(nodes), "--n", str(nodes)]
+    arguments += [
+        "--name",
+        "m",
+        "--data-dir",
+        str(data_dir / f"host{nodes}"),
+        "--bootstrap-expect",
+        str(nodes),
+    ]
+    arguments += ["--http-listen", f"127.0.0.1:{ports[0]}", "--rpc-listen", f"127.0.0.1:{ports[nodes]}"]
+    host = Processes("/readyz", (200,))
+    settings = {"KVSTORE_CLUSTER_KEY": secrets.token_hex(32), "KVSTORE_LOG_FORMAT": "json"}
+    host.start(ports[0], arguments, data_dir / f"host{nodes}.log", settings)
+    return host, list(ports[:nodes])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
+
+
+def _started(
+    arguments: list[str], log: Path, environment: Mapping[str, str], program: str = sys.executable
+) -> subprocess.Popen[bytes]:
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**_without_settings(), **environment},
+        )
 
 
 def _without_settings() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.throughput [--rounds 3] [--seconds 5] [--json FILE]
 
-Both run at the same time and are loaded in turn: 21 connections on each of the three nodes, 10,000 keys,
+Both run at the same time and are loaded in turn: 63 connections over the three nodes, 10,000 keys,
 values of 100 bytes, N=3 R=2 W=2, writes synced before they are acknowledged. Machines drift; the ratio to
 the floor of the same round is the figure to compare, not the rate. Exit code 1 if any request failed.
 """
@@ -11,22 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loader import Measured, Workload, best_tool, fill, load
+from benchmarks.loader import Measured, Paths, Workload, best_tool, fill, load
 from benchmarks.processes import Processes, start_cluster, start_floor
+from kvstore.bench.result import machine, machine_lines
 
-KEYS, VALUE_BYTES, CONNECTIONS, WARM_UP_S = 10_000, 100, 21, 1
-PACKAGES = ("quorum-kvstore", "aiohttp", "msgpack", "rocksdict", "uvloop")
+KEYS, VALUE_BYTES, CONNECTIONS, WARM_UP_S = 10_000, 100, 63, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +32,14 @@ class Side:
 
     name: str
     nodes: Processes
-    prefix: str
+    paths: Paths
 
     @property
     def ports(self) -> list[int]:
         return self.nodes.ports
 
     def workload(self, operation: str) -> Workload:
-        return Workload(self.prefix, KEYS, VALUE_BYTES if operation == "put" else 0, CONNECTIONS)
+        return Workload(self.paths, KEYS, VALUE_BYTES if operation == "put" else 0, CONNECTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ def measure(sides: list[Side], *, rounds: int, seconds: int, tool: str) -> Figur
     """Raises SystemExit if a request failed: a rate of errors is no rate."""
     figures: Figures = {side.name: {"put": [], "get": []} for side in sides}
     for side in sides:
-        _must_be_clean(side, "fill", fill(side.ports[0], side.workload("put")))
+        fill(side.ports, side.workload("put"))
     for number in range(rounds):
         for operation in ("put", "get"):
             # Who goes first alternates, so that a machine that slows down does not favour one side.
@@ -120,27 +117,9 @@ def _spread(values: list[float]) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """What a figure means nothing without."""
-    found = {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count()}
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [s.partition(":")[2].strip() for s in cpuinfo.read_text().splitlines() if "model name" in s]
-        found["processor"] = models[0] if models else ""
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
-
-
 def as_text(result: dict[str, Any]) -> str:
-    facts = result["machine"]
-    versions = ", ".join(f"{name} {facts[name]}" for name in PACKAGES if facts[name])
     lines = [
-        f"{facts['cores']} cores, {facts.get('processor', '')}, {facts['system']}",
-        f"CPython {facts['python']}, {versions}",
+        *machine_lines(result["machine"]),
         ", ".join(f"{name}={value}" for name, value in result["settings"].items()),
         "",
         f"{'':12}{'per second':>24}{'p50 ms':>8}{'p99 ms':>8}{'cpu us':>8}   median of the rounds (from, to)",
@@ -172,7 +151,7 @@ def main() -> None:
         "durability": a.durability,
         "load": a.tool,
         "nodes": 3,
-        "connections_per_node": CONNECTIONS,
+        "connections": CONNECTIONS,
         "keys": KEYS,
         "value_bytes": VALUE_BYTES,
         "date": time.strftime("%Y-%m-%d %H:%M %Z"),
@@ -185,7 +164,10 @@ def main() -> None:
         ):
             floor.wait_ready()
             cluster.wait_ready()
-            sides = [Side("floor", floor, "/kv/k"), Side("kvstore", cluster, "/v1/kv/bench/k")]
+            sides = [
+                Side("floor", floor, Paths("/kv/k")),
+                Side("kvstore", cluster, Paths("/v1/kv/bench/k")),
+            ]
             result = report(measure(sides, rounds=a.rounds, seconds=a.seconds, tool=a.tool), settings)
     print(as_text(result))
     if a.json:

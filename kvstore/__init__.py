@@ -14,10 +14,12 @@ A tour of the code, in reading order:
     node/stand_ins.py       who takes the copy of a home that is away
     node/hinted_handoff.py  how it gets there in the end
     node/anti_entropy.py    how replicas become equal that nobody reads; node/exchange.py is one comparison
+    node/tombstone_collector.py    how what was deleted goes for good, and why it may
     node/ports.py           what a node needs of the world
     node/formation.py       how a new cluster agrees on its first layout
     storage/, rpc/, httpapi/    the ports and the door, made of RocksDB, TCP and HTTP
     client/call.py          one operation of a client, attempt after attempt
+    bench/drive.py          a load on a cluster, and why latency counts from when an operation was due
 
 The words, each with its file:
 
@@ -30,6 +32,7 @@ The words, each with its file:
     copy              one partition on one node; has a replica id               node/replica.py
     credential        who sends a request, and what that one may do             core/credential.py
     dot               (replica id, counter): the name of one write, ever        core/vector_clock.py
+    grace period      lasts until nothing begun before can send what it has read  node/grace.py
     hint              a state kept for a home that is away                      core/hint.py
     hinted handoff    bringing hints to where they belong                       node/hinted_handoff.py
     home              one of the N nodes that hold a key                        core/layout.py
@@ -37,8 +40,11 @@ The words, each with its file:
     Merkle tree       hashes of a partition: finds in few bytes what differs    core/merkle_tree.py
     partition         one of 256 equal slices of the ring                       core/ring.py
     preference list   the homes of a key in the order in which to ask them      core/preference_list.py
+    progress          how far a data directory has come; peers remember it      core/generation.py
     quorum            R answers to a read, W durable copies of a write          core/quorum.py
     read repair       sending a replica what its answer showed it lacks         core/read_repair.py
+    recognition       a majority remembers this run of a node: now it serves    node/recognition.py
+    recovery          filling copies that lost something: no votes till then    node/recovery.py
     receipt           what each replica did for one request                     core/message.py
     scrub             reading records at rest to find rot                       node/scrub.py
     sibling           one of several concurrent versions of a key               core/sibling.py

@@ -21,7 +21,7 @@ from kvstore.config import Config, split_address
 from kvstore.config.watch import FileWatch
 from kvstore.core.membership import Member
 from kvstore.core.token import token_key
-from kvstore.errors import ConfigError, KVStoreError
+from kvstore.errors import ConfigError, CorruptRecord, KVStoreError
 from kvstore.httpapi import HttpServer
 from kvstore.logs import audit_log, configure_logging, get_logger
 from kvstore.node.cluster_view import ClusterView
@@ -30,6 +30,7 @@ from kvstore.node.ports import Storage
 from kvstore.rpc.identity import Identity
 from kvstore.rpc.peer_client import PeerClient
 from kvstore.rpc.peer_server import PeerServer
+from kvstore.storage.directory import START_EMPTY
 from kvstore.storage.memory import MemoryDisk, MemoryStorage
 from kvstore.storage.rocksdb import RocksStorage
 
@@ -87,9 +88,12 @@ class NodeServer:
         undo: list[Callable[[], Awaitable[Any]]] = []
         try:
             await self._start(undo)
-        except BaseException:
+        except BaseException as error:
             for step in reversed(undo):
                 await step()
+            if isinstance(error, CorruptRecord):  # of the node about itself
+                path = self.config.node.data_dir
+                raise ConfigError(f"data directory {path} is damaged ({error}): {START_EMPTY}") from None
             raise
 
     async def _start(self, undo: list[Callable[[], Awaitable[Any]]]) -> None:
@@ -98,7 +102,7 @@ class NodeServer:
         storage = self._storage or RocksStorage(config.node.data_dir, cache_bytes=config.node.cache_bytes)
         undo.append(storage.close)
         chance = SystemRandom()
-        view = ClusterView.open(storage, self._describe())
+        view = ClusterView.open(storage, self._describe(), config.node.recover_as)
         identity = Identity(
             view.me.node_id, config.security.cluster_key, view.me.incarnation, lambda: view.cluster_id
         )
@@ -202,7 +206,7 @@ class NodeServer:
     def _refused_as_twin(self, text: str) -> None:
         error = ConfigError(
             f"another process runs with this node's identity: {text}",
-            advice="stop it, or start this one with an empty data directory",
+            advice="stop it, or start this one with an empty data directory and another address",
         )
         self._fatal(error)
 

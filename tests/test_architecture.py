@@ -31,7 +31,8 @@ ARROWS: dict[str, set[str]] = {
     "client": set(),
     "testing": {"server", "client", "config", "core"},
     "simulation": {"node", "core", "storage.memory"},  # a disk in memory is part of the simulated world
-    "cli": {"client", "server", "config", "core", "logs", "simulation"},
+    "bench": {"client"},  # a load knows a cluster as its users do
+    "cli": {"client", "server", "config", "core", "logs", "simulation", "bench"},
     "__main__": {"cli"},
     "__init__": {"client"},
     "errors": set(),
@@ -75,8 +76,11 @@ GLOSSARY = {
     "merkle tree": "core/merkle_tree.py",
     "partition": "core/ring.py",
     "preference list": "core/preference_list.py",
+    "progress": "core/generation.py",
     "quorum": "core/quorum.py",
     "read repair": "core/read_repair.py",
+    "recognition": "node/recognition.py",
+    "recovery": "node/recovery.py",
     "replica": "node/replica.py",
     "scrub": "node/scrub.py",
     "sibling": "core/sibling.py",

@@ -7,7 +7,8 @@ data.py         get, put, delete, scan
 cluster.py      status, explain
 bucket.py       bucket list, show, set
 bulk_import.py  import; bulk_export.py export; records.py the lines of both
-serve.py        serve
+serve.py        serve; serve_many.py several nodes of one host
+bench.py        bench run, compare, report
 settings.py     config show, config check, keygen
 health.py       healthcheck
 dev.py          dev up, down, …; dev_cluster.py what it starts, processes.py how it is sure of them

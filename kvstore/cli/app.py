@@ -34,6 +34,7 @@ VERBS = {
     "dev": "kvstore.cli.dev:dev",
     "demo": "kvstore.cli.demo:demo",
     "simulate": "kvstore.cli.simulate:simulate",
+    "bench": "kvstore.cli.bench:bench",
 }
 """verb -> module:command, in the order of the help."""
 

@@ -87,13 +87,13 @@ def simulate(output: str, **options: Any) -> None:
 
 
 def _list_kinds(output: str) -> None:
-    from kvstore.simulation.faults import KINDS, UNHANDLED
+    from kvstore.simulation.faults import KINDS
 
     if output == "json":
-        emit_json({"kinds": [kind for kind in KINDS if kind not in UNHANDLED], "unhandled": UNHANDLED})
+        emit_json({"kinds": list(KINDS)})
         return
     for kind in KINDS:
-        click.echo(f"{kind}{'  (only if asked for)' if kind in UNHANDLED else ''}")
+        click.echo(kind)
 
 
 def _shape(options: dict[str, Any]) -> Shape:

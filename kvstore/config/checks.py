@@ -5,6 +5,7 @@ Each function yields problems that name both settings, where each came from, and
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ TOKEN_CHARACTERS_MIN = 16
 SECRET_FILE_BYTES_MAX = 4096
 TTL_MIN_S = 0.001
 
+_NODE_ID = re.compile("[0-9a-f]{32}")
 KEYGEN = "make one with `kvstore keygen cluster.key`, copy it to every node, set cluster_key_file"
 
 
@@ -34,6 +36,7 @@ def contradictions(settings: Settings) -> list[Problem]:
         _tls,
         _seeds,
         _data_dir,
+        _identity,
         _sizes,
         _times,
     )
@@ -160,6 +163,14 @@ def _data_dir(settings: Settings) -> Iterator[Problem]:
             yield Problem(f"{settings.said('data_dir')} is not a directory", "name a directory")
     except OSError as error:
         yield Problem(f"{settings.said('data_dir')}: {error.strerror}", "let this user read and write it")
+
+
+def _identity(settings: Settings) -> Iterator[Problem]:
+    if settings["recover_as"].value and not _NODE_ID.fullmatch(settings["recover_as"].value):
+        yield Problem(
+            f"{settings.said('recover_as')} is no node id, which has 32 hex digits",
+            "`kvstore status -o json` at another node lists the members with their ids",
+        )
 
 
 _AT_MOST = (

@@ -75,7 +75,15 @@ _NODE = (
         "path",
         None,
         "directory of this node's data and identity; made if it is missing",
-        "another node's directory: refused; an empty one: the node comes back as a new one without copies",
+        "another node's directory: refused; an empty one: a new node without copies, see recover_as",
+        "node",
+    ),
+    Field(
+        "recover_as",
+        "text",
+        "",
+        "id of the member whose lost data directory this empty one replaces; no meaning for one in use",
+        "of a member that still runs: refused by the others; of none: refused",
         "node",
     ),
     Field(

@@ -24,6 +24,7 @@ class NodeConfig:
 
     A listen port of 0 takes a free one. `advertise_*` is "" where others are to be told the
     address that was bound. `host` is the failure domain that takes several nodes down at once.
+    `recover_as`: node id or "".
     """
 
     name: str
@@ -35,6 +36,7 @@ class NodeConfig:
     zone: str
     host: str
     weight: int
+    recover_as: str
     seeds: tuple[str, ...]
     bootstrap_expect: int
     cache_bytes: int

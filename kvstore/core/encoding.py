@@ -207,13 +207,23 @@ def merge_encoded(mine: bytes, theirs: bytes, their_causal: Causal | None = None
         my_causal, their_causal = decode_causal(mine), decode_causal(theirs)
     else:
         my_causal, _ = open_own(mine)
-    if set(my_causal.dots).isdisjoint(their_causal.dots):
+    shared = [dot for dot in my_causal.dots if dot in their_causal.dots]
+    if not shared or _tombstones(mine, my_causal, shared) == _tombstones(theirs, their_causal, shared):
         if _supersedes(their_causal, my_causal):
             return theirs
         if _supersedes(my_causal, their_causal):
             return mine
-    merged = encode_state(merge(decode_state(mine), decode_state(theirs)))
-    return next((whole for whole in (mine, theirs) if whole == merged), merged)
+    return encode_state(merge(decode_state(mine), decode_state(theirs)))
+
+
+def _tombstones(encoded: bytes, causal: Causal, dots: list[Dot]) -> list[bool]:
+    """Which of these siblings are tombstones: a value that has expired may be one here and none there."""
+    try:
+        _, _, contents = msgpack.unpackb(encoded)
+        flags = [fields[1] for fields in msgpack.unpackb(contents)]
+        return [flags[causal.dots.index(dot)] for dot in dots]
+    except (ValueError, TypeError, LookupError) as error:
+        raise CorruptRecord(f"versions do not parse: {error}") from None
 
 
 def _supersedes(newer: Causal, older: Causal) -> bool:

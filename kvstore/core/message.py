@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kvstore.core.gossip_message import Gossip, Gossiped
 from kvstore.core.layout import Layout
-from kvstore.core.membership import Member, NodeId
+from kvstore.core.membership import NodeId
 from kvstore.core.upkeep_message import (
     CompareTrees,
     DeliverHints,
@@ -196,24 +197,6 @@ class Scanned(NamedTuple):
 
 
 # --- the cluster about itself ---------------------------------------------------------------------------
-
-
-class Gossip(NamedTuple):
-    """The sender and whom it knows; versions of what both should agree on."""
-
-    sender: Member
-    members: tuple[Member, ...]
-    layout_version: int
-    buckets_digest: bytes
-    wall_ms: int
-
-
-class Gossiped(NamedTuple):
-    sender: Member
-    members: tuple[Member, ...]
-    layout_version: int
-    buckets_digest: bytes
-    wall_ms: int
 
 
 class BucketRecord(NamedTuple):

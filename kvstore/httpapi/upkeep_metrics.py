@@ -50,6 +50,10 @@ _GAUGES = {
         "kvstore_tombstones_pending",
         "Deleted keys that the last pass of this node could not collect",
     ),
+    "partitions_recovering": (
+        "kvstore_partitions_recovering",
+        "Copies that lost their data and were not compared with all other homes yet: no votes in reads",
+    ),
 }
 
 

@@ -9,36 +9,52 @@ from kvstore.core.layout import Layout
 from kvstore.core.membership import Member, NodeId, merge_members
 from kvstore.core.ring import PARTITIONS
 from kvstore.errors import ConfigError, NotReady
-from kvstore.node.ports import Kind, Storage
+from kvstore.node.ports import Kind, Storage, Write
 
 _IDENTITY, _LAYOUT, _MEMBERS = b"identity", b"layout", b"members"
+RECOVERING = b"recovering"
+"""Partitions whose copy may have lost something (node/recovery.py), one bit each."""
 
 
 class ClusterView:
     """`me` is this node as it describes itself to others.
 
     `homes(partition, n)` is looked up by every request and cached per layout. `on_members` is called when
-    `members` has changed, whoever told of the change: gossip, or a layout.
+    `members` has changed, whoever told of the change: gossip, or a layout. `is_empty`: the directory was;
+    `is_new`: and this identity was never used before. `progress`: of the directory as this run found it.
     """
 
     def __init__(self, storage: Storage, me: Member) -> None:
         self._storage = storage
         self.me = me
+        self.is_new = self.is_empty = False
+        self.progress = 0
         self.members: dict[NodeId, Member] = {me.node_id: me}
         self.layout: Layout | None = None
         self._homes: dict[int, list[tuple[NodeId, ...]]] = {}
         self.on_members: Callable[[], None] = lambda: None
 
     @classmethod
-    def open(cls, storage: Storage, describe: Member) -> ClusterView:
-        """Reads the identity in the data directory, or writes a new one: that of `describe`.
+    def open(cls, storage: Storage, describe: Member, recover_as: NodeId = "") -> ClusterView:
+        """Reads the identity in the data directory, or writes a new one: `recover_as`, or that of `describe`.
 
-        Counts this start: the incarnation on disk goes up by one, durably with the next sync.
+        Counts this start: the incarnation on disk goes up by one, durably with the next sync. An empty
+        directory that is to recover as a member knows of none of its writes. Raises ConfigError.
         """
         stored = storage.get(Kind.META, 0, _IDENTITY)
-        node_id, incarnation = json.loads(stored) if stored else (describe.node_id, 0)
+        if stored and recover_as and _has_no_part(storage, json.loads(stored)[0]):
+            stored = None  # somebody started here before it was known whose place this is
+        found = json.loads(stored) if stored else [recover_as or describe.node_id, 0]
+        node_id, incarnation, progress = (*found, 0)[:3]
+        if recover_as and node_id != recover_as:
+            raise ConfigError(
+                f"recover_as={recover_as}, but the data directory is that of node {node_id}",
+                advice="leave recover_as out, or name an empty directory",
+            )
         view = cls(storage, describe._replace(node_id=node_id, incarnation=incarnation + 1))
-        view._write_identity()
+        view.is_new, view.is_empty, view.progress = not (stored or recover_as), not stored, progress
+        lost = [recovering(range(PARTITIONS))] if view.is_empty and recover_as else []
+        storage.apply([view.identified(incarnation + 1, progress), *lost])
         members = storage.get(Kind.META, 0, _MEMBERS)
         view.merge(Member(*fields) for fields in json.loads(members or b"[]"))
         layout = storage.get(Kind.META, 0, _LAYOUT)
@@ -64,8 +80,16 @@ class ClusterView:
         return table[partition]
 
     def merge(self, members: Iterable[Member]) -> None:
-        """Take what is newer about others. What is said about us is ours to say."""
-        merged = merge_members(self.members, (m for m in members if m.node_id != self.me.node_id))
+        """Take what is newer about others. What is said about us is ours to say.
+
+        A stranger at the address of a member of the layout is no member: its directory was lost, and it ends.
+        """
+        others = [m for m in members if m.node_id != self.me.node_id]
+        if self.layout is not None and any(m.node_id not in self.members for m in others):
+            placed = {m.node_id: self.members.get(m.node_id, m).rpc_address for m in self.layout.members}
+            known, taken = placed.keys() | self.members.keys(), set(placed.values())
+            others = [m for m in others if m.node_id in known or m.rpc_address not in taken]
+        merged = merge_members(self.members, others)
         if merged == self.members:
             return
         self.members = merged
@@ -78,11 +102,15 @@ class ClusterView:
         self.me = self.me._replace(rpc_address=rpc_address, http_address=http_address)
         self.members[self.me.node_id] = self.me
 
-    def renew_incarnation(self, above: int) -> None:
-        """Somebody remembers a later start of ours than we do: be newer than that."""
-        self.me = self.me._replace(incarnation=above + 1)
+    def renew_incarnation(self, incarnation: int) -> None:
+        """Somebody remembered a later start of ours than we did: this one is newer."""
+        self.me = self.me._replace(incarnation=incarnation)
         self.members[self.me.node_id] = self.me
-        self._write_identity()
+
+    def identified(self, incarnation: int, progress: int) -> Write:
+        """The record of who this directory is, and how far it has come."""
+        identity = json.dumps([self.me.node_id, incarnation, progress]).encode()
+        return Kind.META, 0, _IDENTITY, identity
 
     def adopt(self, layout: Layout) -> bool:
         """Use a layout if it is newer than ours; True if it was. Written, not yet synced.
@@ -111,9 +139,18 @@ class ClusterView:
         self._homes = {}
         self.merge(layout.members)
 
-    def _write_identity(self) -> None:
-        identity = json.dumps([self.me.node_id, self.me.incarnation]).encode()
-        self._storage.apply([(Kind.META, 0, _IDENTITY, identity)])
+
+def _has_no_part(storage: Storage, node_id: NodeId) -> bool:
+    """Whether there is a layout, and this node is none of its members."""
+    layout = storage.get(Kind.META, 0, _LAYOUT)
+    members = _layout_from(json.loads(layout)).members if layout else ()
+    return bool(members) and all(member.node_id != node_id for member in members)
+
+
+def recovering(partitions: Iterable[int]) -> Write:
+    bits = sum(1 << partition for partition in partitions)
+    record = bits.to_bytes(PARTITIONS // 8, "big") if bits else None
+    return Kind.META, 0, RECOVERING, record
 
 
 def _layout_from(fields: list[object]) -> Layout:

@@ -33,6 +33,7 @@ from kvstore.core.vector_clock import CausalContext
 from kvstore.errors import (
     CorruptRecord,
     InvalidRequest,
+    NotReady,
     PreconditionFailed,
 )
 from kvstore.node.bucket_registry import BucketRegistry
@@ -118,8 +119,8 @@ class Coordinator:
         me, started_s = self._view.me.node_id, self._now()
         deadline_s = self._peer_deadline_s(request.timeout_ms)
         try:
-            mine = self._replica.read(partition, key)
-        except CorruptRecord:
+            mine = self._replica.witness(partition, key)
+        except (CorruptRecord, NotReady):
             return await self._get_elsewhere(request, properties, quorum, homes, partition, key)
         local = (me, self._now() - started_s, mine)
         plain = not (request.session or request.monotonic)
@@ -212,8 +213,8 @@ class Coordinator:
     ) -> Got:
         """Without a copy here that can be read: R others must answer.
 
-        An unreadable record is "don't know", and they heal it. A node that is no home and reaches none
-        gets here too; then it is what stand-ins hold that counts.
+        An unreadable record is "don't know", and so is a copy that recovers; they heal it. A node that is
+        no home and reaches none gets here too; then it is what stand-ins hold that counts.
         """
         deadline_s = self._peer_deadline_s(request.timeout_ms)
         sloppy = not request.monotonic and _sloppy(request, properties)

@@ -12,12 +12,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
-from kvstore.core.message import ClusterState, FetchCluster, Gossip, Gossiped, Reply
-from kvstore.errors import KVStoreError, PeerError, PeerRefused
+from kvstore.core.generation import Run, is_from_the_past
+from kvstore.core.gossip_message import Gossip, Gossiped
+from kvstore.core.message import (
+    ClusterState,
+    FetchCluster,
+    Reply,
+)
+from kvstore.errors import KVStoreError, PeerError, PeerRefused, StorageFull
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
-from kvstore.node.ports import Peers, Random, WallClock
+from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
+from kvstore.node.runs import Runs
 
 ROUND_S = 0.5
 CALL_S = 1.0
@@ -26,26 +33,30 @@ CALL_S = 1.0
 class GossipLoop:
     """`drift_ms[node]`: the peer's wall clock minus ours as last heard, within a round trip.
 
-    `on_twin(incarnation)`: somebody remembers a start of this node that it does not; its disk is an
-    old copy, or a clone of one that runs elsewhere.
+    `on_past(run)`: somebody remembers a run of this node that it does not come from: its disk is an old
+    copy, or a clone of one that runs elsewhere. `recognized`: whether this node serves.
     """
 
     def __init__(
         self,
         *,
         view: ClusterView,
+        runs: Runs,
         buckets: BucketRegistry,
+        storage: Storage,
         peers: Peers,
         reach: Reach,
         wall: WallClock,
         random: Random,
         seeds: tuple[str, ...],
-        on_twin: Callable[[int], None],
+        on_past: Callable[[Run], None],
         report: Callable[..., None],
     ) -> None:
+        self._runs, self._storage = runs, storage
         self._view, self._buckets, self._peers, self._reach = view, buckets, peers, reach
         self._wall, self._random, self._seeds = wall, random, seeds
-        self._on_twin, self._report = on_twin, report
+        self._on_past, self._report = on_past, report
+        self.recognized = False
         self.drift_ms: dict[str, int] = {}
 
     async def run(self) -> None:
@@ -63,12 +74,12 @@ class GossipLoop:
         if not others:
             for address in self._seeds:
                 with suppress(PeerError):  # the adapter reports what is wrong with an address
-                    await self._talk(self._peers.call_address(address, self._mine(), CALL_S))
+                    await self._talk(self._peers.call_address(address, self.mine(), CALL_S))
             return
         node = others[int(self._random.uniform("gossip-peer", 0, len(others)))]
         self._reach.asked(node)  # whatever its breaker says: this is how a peer that is back is found
         try:
-            await self._talk(self._peers.call(node, self._mine(), CALL_S, background=True))
+            await self._talk(self._peers.call(node, self.mine(), CALL_S, background=True))
         except PeerRefused:
             self._reach.succeeded(node)
         except PeerError as error:
@@ -77,32 +88,51 @@ class GossipLoop:
         else:
             self._reach.succeeded(node)
 
-    def hear(self, gossip: Gossip) -> Gossiped:
-        """The other side of a round."""
-        self._learn(gossip)
-        return Gossiped(*self._mine())
+    def hear(self, gossip: Gossip) -> Gossiped | asyncio.Future[Gossiped]:
+        """The other side of a round: at once, or when what is new of the sender's run is durable here."""
+        if not self.learn(gossip) and gossip.recognized:
+            return Gossiped(*self.mine())
+        return asyncio.get_running_loop().create_task(self._remembered())
 
-    def _mine(self) -> Gossip:
+    async def _remembered(self) -> Gossiped:
+        await self._storage.sync()
+        return Gossiped(*self.mine())
+
+    def mine(self) -> Gossip:
+        """What this node says of itself and of the others."""
         view = self._view
         version = view.layout.version if view.layout else 0
         members = tuple(view.members.values())
-        return Gossip(view.me, members, version, self._buckets.digest, self._wall.now_ms())
+        serves = self.recognized or view.layout is None
+        runs, digest = self._runs.told(), self._buckets.digest
+        return Gossip(view.me, members, version, digest, self._wall.now_ms(), runs, serves)
 
     async def _talk(self, call: asyncio.Future[Reply]) -> None:
         answer = cast(Gossiped, await call)
-        self._learn(answer)
+        self.learn(answer)
         layout = self._view.layout
         behind = answer.layout_version > (layout.version if layout else 0)
         if behind or answer.buckets_digest != self._buckets.digest:
             await self._catch_up(answer.sender.node_id)
 
-    def _learn(self, heard: Gossip | Gossiped) -> None:
-        me = self._view.me
-        for member in (heard.sender, *heard.members):
-            if member.node_id == me.node_id and member.incarnation > me.incarnation:
-                self._on_twin(member.incarnation)
-        self.drift_ms[heard.sender.node_id] = heard.wall_ms - self._wall.now_ms()
-        self._view.merge((heard.sender, *heard.members))
+    def learn(self, heard: Gossip | Gossiped) -> bool:
+        """True: of a run of the sender that was not known."""
+        view, sender = self._view, heard.sender
+        known = (sender, *heard.members) if heard.recognized else heard.members
+        news = False
+        for run in heard.runs:
+            if run.node_id == view.me.node_id:
+                if is_from_the_past(self._runs.mine, run):
+                    self._on_past(run)
+            else:
+                with suppress(StorageFull):  # then it is not remembered, and whoever asks sees that
+                    news |= self._runs.hear(run) and run.node_id == sender.node_id
+        for member in known:
+            if member.node_id == view.me.node_id and member.incarnation > view.me.incarnation:
+                self._on_past(Run(member.node_id, member.incarnation, b""))
+        self.drift_ms[sender.node_id] = heard.wall_ms - self._wall.now_ms()
+        view.merge(known)
+        return news
 
     async def _catch_up(self, node: str) -> None:
         """Fetch what the other side has; a bucket digest that differs may mean that *it* is behind."""

@@ -15,7 +15,7 @@ from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
 from kvstore.core.message import KNOWN_BY_NOBODY, Held, Read, Reply, Store
 from kvstore.core.read_repair import merged, plan_read_repair
-from kvstore.errors import CorruptRecord, KVStoreError, PeerRefused, StorageFailed
+from kvstore.errors import CorruptRecord, KVStoreError, NotReady, PeerRefused, StorageFailed
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.grace import Grace
 from kvstore.node.partition_trees import PartitionTrees
@@ -132,8 +132,8 @@ class KeyRepair:
         """(node, state or what went wrong), in the order of `nodes`; this node is the first."""
         mine: bytes | BaseException
         try:
-            mine = self._replica.read(partition, key)
-        except CorruptRecord as error:
+            mine = self._replica.witness(partition, key)
+        except (CorruptRecord, NotReady) as error:
             mine = error
         read = Read(partition, key, KNOWN_BY_NOBODY)
         replies = await asyncio.gather(

@@ -7,18 +7,17 @@ runs the same over RocksDB and TCP and in a simulated world.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
-from kvstore.core.bucket import BucketProperties, check_bucket_name, properties_from
+from kvstore.core.bucket import BucketProperties, check_bucket_name
 from kvstore.core.encoding import digest
+from kvstore.core.gossip_message import Gossip
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
 from kvstore.core.message import (
     BucketHeld,
-    BucketRecord,
     ClusterState,
     Commit,
     Done,
@@ -26,7 +25,6 @@ from kvstore.core.message import (
     FetchCluster,
     FetchCopy,
     Get,
-    Gossip,
     Got,
     Held,
     Propose,
@@ -41,16 +39,13 @@ from kvstore.core.message import (
     Stored,
     Written,
 )
-from kvstore.core.quorum import Outcome, Tally, majority
 from kvstore.errors import (
-    InvalidRequest,
     KVStoreError,
-    NotReady,
     Overloaded,
-    QuorumNotMet,
     StorageError,
     StorageFailed,
 )
+from kvstore.node.bucket_changes import BucketChanges
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.coordinator import Coordinator
@@ -64,7 +59,9 @@ from kvstore.node.pace import Pace
 from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
+from kvstore.node.recognition import Answer, Recognition, before_recognition, not_recognized, starting
 from kvstore.node.replica import Replica
+from kvstore.node.runs import Runs
 from kvstore.node.scan import Page, Scanner, scan_here
 from kvstore.node.upkeep import Upkeep
 
@@ -102,6 +99,7 @@ class Node:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.view = view
+        self.runs = Runs(storage, view, random)
         self.registry = BucketRegistry(storage, defaults)
         self.registry.start()
         self.time = HybridTime(wall, limits.clock_skew_max_s)
@@ -134,34 +132,50 @@ class Node:
             grace=self.grace,
             spawn=self.spawn,
         )
-        self.get: Callable[[Get], Coroutine[Any, Any, Got]] = self.coordinator.get
-        self.put: Callable[[Put], Coroutine[Any, Any, Written]] = self.coordinator.put
-        self._scanner = Scanner(
-            view=self.view,
-            buckets=self.registry,
-            storage=storage,
-            peers=peers,
-            reach=self.reach,
-            limits=limits,
-        )
+        self._wait_for_clients()
         kept = self.hinting.kept
         self._explainer = Explainer(view, self.registry, self.replica, kept, peers, self.reach, limits, wall)
         self._meet(random, seeds, bootstrap_expect)
         self.upkeep = self._made_upkeep(random)
+        self._remember(random)
         self.upkeep.repair.deliver_hints = self.hinting.handoff.deliver
-        self._handlers = self._answers_to_peers()
+        self._answers = self._answers_to_peers()
+        self._handlers = before_recognition(self._answers)
+
+    def _wait_for_clients(self) -> None:
+        """The parts that answer them, beside the coordinator; nobody is served before `_recognized`."""
+        self.get: Callable[[Get], Coroutine[Any, Any, Got]] = not_recognized
+        self.put: Callable[[Put], Coroutine[Any, Any, Written]] = not_recognized
+        self._scanner = Scanner(
+            view=self.view,
+            buckets=self.registry,
+            storage=self._storage,
+            replica=self.replica,
+            peers=self._peers,
+            reach=self.reach,
+            limits=self.limits,
+        )
+        self._bucket_changes = BucketChanges(
+            view=self.view,
+            buckets=self.registry,
+            storage=self._storage,
+            fan_out=self.coordinator.fan_out,
+            limits=self.limits,
+        )
 
     def _meet(self, random: Random, seeds: tuple[str, ...], expect: int) -> None:
         """The parts that find the other nodes."""
         self.gossip = GossipLoop(
             view=self.view,
+            runs=self.runs,
             buckets=self.registry,
+            storage=self._storage,
             peers=self._peers,
             reach=self.reach,
             wall=self.wall,
             random=random,
             seeds=seeds,
-            on_twin=self._remembered_by_others,
+            on_past=lambda run: self.recognition.from_the_past(run),
             report=self._report,
         )
         self._formation = Formation(
@@ -191,16 +205,32 @@ class Node:
             report=self._report,
         )
 
-    def _answers_to_peers(
-        self,
-    ) -> dict[type[Request], Callable[[Any], Reply | asyncio.Future[Reply] | asyncio.Future[None]]]:
+    def _remember(self, random: Random) -> None:
+        """The part that finds out what this directory has forgotten."""
+        kept = self.hinting.kept
+        self.recognition = Recognition(
+            view=self.view,
+            runs=self.runs,
+            gossip=self.gossip,
+            storage=self._storage,
+            replica=self.replica,
+            recovery=self.upkeep.recovery,
+            peers=self._peers,
+            random=random,
+            changes=lambda: (self.replica.changes, kept.bytes, kept.delivered),
+            on_recognized=self._recognized,
+            fatal=self.fail,
+            report=self._report,
+        )
+
+    def _answers_to_peers(self) -> dict[type[Request], Answer]:
         forming = self._formation
         return {
             Read: self._read,
             Store: self._store,
             Get: lambda request: self._as_task(self.get(request)),
             Put: lambda request: self._as_task(self.put(request)),
-            Scan: lambda request: scan_here(self._storage, request, self.limits),
+            Scan: lambda request: scan_here(self._storage, self.replica, request, self.limits),
             Gossip: self.gossip.hear,
             FetchCluster: lambda _: ClusterState(self.view.layout, self.registry.records()),
             Propose: lambda request: self._as_task(forming.promise(request)),
@@ -216,19 +246,30 @@ class Node:
     # --- life -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Storage is open, the peer server listens. Returns at once; `readiness` tells the rest."""
+        """Storage is open, the peer server listens. Returns soon; `readiness` tells the rest."""
         self.replica.start()
         await self._storage.sync()
+        self.runs.is_durable = True
         self.view.on_members = self._introduce
         self._introduce()
+        if self.recognition.recognized:
+            await self._recognized()
+        self._start_loop("gossip", self.gossip.run())
+        self._start_loop("recognition", self.recognition.run())
+        if self.view.layout is None and not self.replica.recovering:
+            self._start_loop("formation", self._formation.run())
+
+    async def _recognized(self) -> None:
+        """From now on this node serves, and what it holds is known to be its newest."""
         await self.hinting.kept.start()
         for partition, target in self.hinting.kept.marks():
             self.upkeep.anti_entropy.urgent(partition, target)
-        self._start_loop("gossip", self.gossip.run())
+        if self.replica.recovering:
+            self.upkeep.recovery.ask()
         self._start_loop("handoff", self.hinting.handoff.run())
         self.upkeep.start()
-        if self.view.layout is None:
-            self._start_loop("formation", self._formation.run())
+        self._handlers = self._answers
+        self.get, self.put = self.coordinator.get, self.coordinator.put
 
     def _introduce(self) -> None:
         """Where every member is to be found."""
@@ -305,6 +346,8 @@ class Node:
         r: int | None,
         timeout_s: float,
     ) -> Page:
+        if not self.recognition.recognized:
+            raise starting()
         return await self._scanner.page(
             bucket, prefix=prefix, after=after, limit=limit, values=values, r=r, timeout_s=timeout_s
         )
@@ -318,50 +361,7 @@ class Node:
 
     async def set_bucket(self, name: str, values: Mapping[str, Any]) -> BucketProperties:
         """Durable on a majority of the members before it returns. Raises QuorumNotMet, InvalidRequest."""
-        check_bucket_name(name)
-        layout = self.view.layout
-        if layout is None:
-            raise NotReady("this node belongs to no cluster yet")
-        newest = await self._newest_record(name)
-        base = self.registry.defaults
-        if newest is not None:
-            base = properties_from(json.loads(newest.properties), base)
-        properties = properties_from(values, base)
-        if properties.n > len(layout.members):
-            raise InvalidRequest(
-                f"n={properties.n} is more than the {len(layout.members)} nodes of this cluster",
-                advice="set a smaller n, or add nodes first",
-            )
-        version = newest.version + 1 if newest else 1
-        record = BucketRecord(name, version, self.node_id, json.dumps(properties.as_dict()))
-        self.registry.merge([record])
-        await self._storage.sync()
-        await self._ask_majority(StoreBucket(record))
-        return properties
-
-    async def _newest_record(self, name: str) -> BucketRecord | None:
-        """As a majority of the members knows it: any majority stored the newest one at least once."""
-        heard = [cast(BucketHeld, reply).record for reply in await self._ask_majority(FetchBucket(name))]
-        held = [record for record in (self.registry.record(name), *heard) if record is not None]
-        return max(held, key=lambda r: (r.version, r.author), default=None)
-
-    async def _ask_majority(self, request: Request) -> list[Reply]:
-        """Answers of so many other members that they are a majority with this node. Raises QuorumNotMet."""
-        layout = self.view.layout
-        assert layout is not None, "asked before there are members"
-        others = [m.node_id for m in layout.members if m.node_id != self.node_id]
-        need = majority(len(layout.members)) - 1
-        votes = self.coordinator.fan_out(Tally(asked=len(others), need=need))
-        for node in others:
-            votes.ask(node, request, self.limits.peer_deadline_s)
-        if await votes.decided() is Outcome.LOST:
-            raise QuorumNotMet(
-                required=need + 1,
-                received=votes.tally.acks + 1,
-                asked=len(layout.members),
-                advice="properties change with a majority of all members in reach: send it again then",
-            )
-        return [reply for _, reply, _ in votes.answers]
+        return await self._bucket_changes.set(name, values)
 
     # --- what operators ask ---------------------------------------------------------------------------
 
@@ -389,6 +389,7 @@ class Node:
             formed = f"version {layout.version}, {len(layout.members)} members"
         return [
             ("layout", layout is not None, formed),
+            ("recognition", *self.recognition.told()),
             ("serving", not self._stopping, "stopping" if self._stopping else "ready"),
         ]
 
@@ -404,7 +405,7 @@ class Node:
         return self._handlers[type(request)](request)
 
     def _read(self, request: Read) -> Held:
-        state = self.replica.read(request.partition, request.key)
+        state = self.replica.witness(request.partition, request.key)
         if digest(state) == request.known:
             return _SAME
         return Held(False, state)
@@ -439,9 +440,3 @@ class Node:
 
     def _as_task(self, work: Coroutine[Any, Any, Reply]) -> asyncio.Future[Reply]:
         return self._loop.create_task(work)
-
-    def _remembered_by_others(self, incarnation: int) -> None:
-        """This directory is older than what peers have seen of us: forget which dots were ours (B7)."""
-        self._report("restored or cloned data directory: renewing all replica ids", incarnation=incarnation)
-        self.view.renew_incarnation(incarnation)
-        self.replica.renew_all()

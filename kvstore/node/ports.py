@@ -69,6 +69,13 @@ class Storage(Reader, Protocol):
     def checkpoint(self, path: Path) -> None:
         """A copy that can be opened on its own. `path` must not exist."""
 
+    def set_aside(self, batch: Sequence[Write]) -> str:
+        """Keep a copy of all there is and go on with Kind.META alone, changed by `batch`. Says where.
+
+        Atomic, and durable on return: it waits for the disk. For a start, before anything is read. Raises
+        StorageFull, StorageFailed.
+        """
+
     async def close(self) -> None:
         """Sync, mark the stop as clean, release the directory. Idempotent."""
 

@@ -89,8 +89,10 @@ _NO_TREES = _NoTrees()
 
 
 class Replica:
-    """`renewed` counts replica ids given up; `corrupt` records found unreadable.
+    """`renewed` counts replica ids given up; `corrupt` records found unreadable; `changes` states written.
 
+    `recovering`: partitions whose copy may have lost what it acknowledged (node/recovery.py); `abstained`
+    counts reads that were refused for it.
     `on_failed` is called with the error of a sync or a write that failed.
     """
 
@@ -110,8 +112,11 @@ class Replica:
         self._state_bytes_max = min(limits.state_bytes_max, limits.frame_bytes_max - _FRAME_OVERHEAD_BYTES)
         self._copies: dict[int, _Copy] = {}
         self._heads: dict[bytes, bytes] = {}  # key -> head of the state held, b"" for none; the latest ones
+        self.recovering: dict[int, None] = {}
         self.renewed = 0
         self.corrupt = 0
+        self.changes = 0
+        self.abstained = 0
 
     def start(self) -> None:
         """Take the ids and counters of a clean stop off the disk: what is found there was never used since.
@@ -164,6 +169,13 @@ class Replica:
         """Every dot that the copy here has made under the id that it has now."""
         copy = self._copies.get(partition)
         return CopyHeld(copy.replica_id, copy.counter) if copy else CopyHeld(0, 0)
+
+    def witness(self, partition: int, key: bytes) -> bytes:
+        """`read`, as a vote for what there is. Raises NotReady where "nothing" could be what was lost."""
+        if partition in self.recovering:
+            self.abstained += 1
+            raise NotReady("this copy lost its data and was not compared with all other homes yet")
+        return self.read(partition, key)
 
     def sync(self) -> asyncio.Future[None]:
         """Done when all that was written so far is durable; shared by all who ask in the same group."""
@@ -340,6 +352,7 @@ class Replica:
         except StorageFailed as error:
             self._on_failed(error)
             raise
+        self.changes += 1
 
     def _head(self, partition: int, key: bytes) -> bytes:
         """Of the state held, b"" for none. Raises CorruptRecord."""

@@ -18,11 +18,12 @@ from kvstore.core.message import Reply, Scan, Scanned
 from kvstore.core.preference_list import by_reach
 from kvstore.core.ring import PARTITIONS, full_key, split_key
 from kvstore.core.sibling import KeyState
-from kvstore.errors import KVStoreError
+from kvstore.errors import KVStoreError, NotReady
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.ports import Kind, Peers, Storage
 from kvstore.node.reach import Reach
+from kvstore.node.replica import Replica
 
 
 class Page(NamedTuple):
@@ -37,8 +38,13 @@ class Page(NamedTuple):
     complete: bool
 
 
-def scan_here(storage: Storage, request: Scan, limits: Limits) -> Scanned:
-    """One replica's answer, up to the limits in keys and bytes. An unreadable record is left out."""
+def scan_here(storage: Storage, replica: Replica, request: Scan, limits: Limits) -> Scanned:
+    """One replica's answer, up to the limits in keys and bytes. An unreadable record is left out.
+
+    Raises NotReady for a copy that may have lost some.
+    """
+    if replica.recovering and not replica.recovering.keys().isdisjoint(request.partitions):
+        raise NotReady("copies here lost their data and were not compared with all other homes yet")
     prefix = full_key(request.bucket, request.prefix)
     start = full_key(request.bucket, request.after) + b"\0" if request.after else prefix
     ordered = merge_ordered(
@@ -78,11 +84,12 @@ class Scanner:
         view: ClusterView,
         buckets: BucketRegistry,
         storage: Storage,
+        replica: Replica,
         peers: Peers,
         reach: Reach,
         limits: Limits,
     ) -> None:
-        self._view, self._buckets, self._storage = view, buckets, storage
+        self._view, self._buckets, self._storage, self._replica = view, buckets, storage, replica
         self._peers, self._reach, self._limits = peers, reach, limits
 
     async def page(
@@ -106,7 +113,7 @@ class Scanner:
         for node, partitions in plan.items():
             request = Scan(bucket, partitions, prefix, after, limit, values)
             if node == me:
-                heard.append((partitions, scan_here(self._storage, request, self._limits)))
+                heard.append((partitions, scan_here(self._storage, self._replica, request, self._limits)))
             else:
                 self._reach.asked(node)
                 calls.append(self._peers.call(node, request, timeout_s, background=True))
@@ -122,9 +129,12 @@ class Scanner:
     def _plan(self, n: int, r: int) -> dict[NodeId, tuple[int, ...]]:
         """Which node is asked for which partitions: R homes of each, those in reach first."""
         wanted: dict[NodeId, list[int]] = {}
+        me, recovering = self._view.me.node_id, self._replica.recovering
         for partition in range(PARTITIONS):
             homes = self._view.homes(partition, n)
-            for node in by_reach(homes, self._view.me.node_id, self._reach, partition)[:r]:
+            if partition in recovering:
+                homes = tuple(home for home in homes if home != me)
+            for node in by_reach(homes, me, self._reach, partition)[:r]:
                 wanted.setdefault(node, []).append(partition)
         return {node: tuple(partitions) for node, partitions in sorted(wanted.items())}
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from kvstore.core.bucket import check_bucket_name
 from kvstore.core.limits import Limits
+from kvstore.core.membership import NodeId
 from kvstore.core.message import Done, Reply, Request
 from kvstore.core.ring import PARTITIONS, full_key, partition_of
 from kvstore.core.upkeep_message import (
@@ -33,6 +34,7 @@ from kvstore.node.pace import Pace
 from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
+from kvstore.node.recovery import Recovery
 from kvstore.node.repair import DEADLINE_S, Repair
 from kvstore.node.replica import Replica
 from kvstore.node.scrub import Scrub
@@ -61,6 +63,7 @@ class Figures(NamedTuple):
     oldest_comparison_s: float
     paused_s: float
     partitions_damaged: int
+    partitions_recovering: int
     scrub_passes: int
     scrub_records: int
     scrub_bytes: int
@@ -99,10 +102,11 @@ class Upkeep:
         report: Callable[..., None],
     ) -> None:
         self._view, self._trees, self._pace, self._start = view, trees, pace, start
-        self.keys = KeyRepair(
+        self._replica, self._hints, self.tasks = replica, hints, Tasks(start)
+        keys = self.keys = KeyRepair(
             view=view, trees=trees, replica=replica, peers=peers, limits=limits, grace=grace, report=report
         )
-        self.exchange = Exchange(
+        exchange = self.exchange = Exchange(
             storage=storage,
             replica=replica,
             trees=trees,
@@ -112,24 +116,27 @@ class Upkeep:
             grace=grace,
             heal=self.keys.note,
         )
-        self.anti_entropy = AntiEntropy(
+        anti_entropy = self.anti_entropy = AntiEntropy(
             view=view,
             trees=trees,
-            exchange=self.exchange,
+            exchange=exchange,
             reach=reach,
             random=random,
             limits=limits,
             report=report,
         )
+        urgent = hints.on_missed = anti_entropy.urgent
+        anti_entropy.on_compared = self._compared
+        self.recovery = Recovery(
+            storage=storage, view=view, replica=replica, trees=trees, urgent=urgent, report=report
+        )
         self.answers = ExchangeAnswers(
             view=view, storage=storage, replica=replica, trees=trees, pace=pace, heal=self.keys.note
         )
         self.scrub = Scrub(
-            storage=storage, random=random, pace=pace, limits=limits, note=self.keys.note, report=report
+            storage=storage, random=random, pace=pace, limits=limits, note=keys.note, report=report
         )
-        self.repair = Repair(
-            view=view, trees=trees, anti_entropy=self.anti_entropy, exchange=self.exchange, keys=self.keys
-        )
+        self.repair = Repair(view=view, trees=trees, anti_entropy=anti_entropy, exchange=exchange, keys=keys)
         self.tombstones = TombstoneCollector(
             view=view,
             storage=storage,
@@ -146,9 +153,6 @@ class Upkeep:
             heal=self.keys.note,
             report=report,
         )
-        hints.on_missed = self.anti_entropy.urgent
-        self.anti_entropy.on_compared = hints.unmark
-        self.tasks = Tasks(start)
 
     def start(self) -> None:
         self._start("trees", self._trees.run())
@@ -156,6 +160,10 @@ class Upkeep:
         self._start("key-repair", self.keys.run())
         self._start("scrub", self.scrub.run())
         self._start("tombstones", self.tombstones.run())
+
+    def _compared(self, partition: int, peer: NodeId) -> None:
+        self._hints.unmark(partition, peer)
+        self.recovery.compared(partition, peer)
 
     def answers_to_peers(self, as_task: AsTask) -> dict[type[Request], Callable[[Any], Answer]]:
         """Handlers by message; `as_task` runs what takes longer."""
@@ -205,6 +213,7 @@ class Upkeep:
         """Ready for JSON: what was compared and healed, and when each peer was last compared."""
         return {
             **self.anti_entropy.status(),
+            "partitions_recovering": len(self._replica.recovering),
             "scrub": {
                 "passes": self.scrub.passes,
                 "records": self.scrub.records,
@@ -234,6 +243,7 @@ class Upkeep:
             oldest_comparison_s=self.anti_entropy.oldest_s(),
             paused_s=self._pace.paused_s,
             partitions_damaged=len(self._trees.damaged),
+            partitions_recovering=len(self._replica.recovering),
             scrub_passes=self.scrub.passes,
             scrub_records=self.scrub.records,
             scrub_bytes=self.scrub.read_bytes,

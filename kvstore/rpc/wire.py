@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from kvstore.core.gossip_message import Gossip
 from kvstore.core.message import (
     REPLY_OF,
     Commit,
     FetchBucket,
     FetchCluster,
-    Gossip,
     Held,
     Propose,
     Read,

@@ -220,6 +220,8 @@ class _Client:
         machine = machines[action.node % len(machines)]
         for attempt in range(ATTEMPTS_MAX):
             machine = machines[(action.node + attempt) % len(machines)]
+            if machine.twin is not None and action.number % 2:
+                machine = machine.twin  # one name, two addresses
             try:
                 answer = await everything.ask(machine, request)
             except KVStoreError as failed:

@@ -21,8 +21,9 @@ read-errors     whose disk
 failed-sync     whose disk; its process must stop
 write-errors    whose disk; its process must stop
 bit-flips       whose disk                                      records, at most
-wipe            whose disk is emptied while it is down; it comes back as a new node
+wipe            whose disk is emptied while it is down; it is to recover as the node it was
 restore         who comes back with its disk as it was when the fault began
+clone           beside whom a second process runs on a copy of its disk, at another address; clients meet both
 """
 
 from __future__ import annotations
@@ -37,10 +38,7 @@ from kvstore.simulation.chance import Chance
 from kvstore.simulation.machine import SimulatedMachine, World
 from kvstore.simulation.network import Effect
 from kvstore.simulation.plan import Fault
-
-UNHANDLED = ("wipe", "restore")
-"""Kinds that the nodes do not survive yet; off unless asked for by name."""
-
+from kvstore.storage.memory import MemoryDisk
 
 EXTRA_S = 20.0
 """A fault that has not mattered yet when its time is over gets so much more."""
@@ -230,6 +228,8 @@ class Faults:
                 hit = True
         return hit
 
+    # --- what a disk has forgotten --------------------------------------------------------------------
+
     async def _wipe(self, fault: Fault, _chance: Chance) -> bool:
         machines = self._those_of(fault)
         hit = [machine.crash() for machine in machines]
@@ -240,15 +240,39 @@ class Faults:
             machine.start()
         return any(hit)
 
-    async def _restore(self, fault: Fault, _chance: Chance) -> bool:
+    async def _restore(self, fault: Fault, chance: Chance) -> bool:
         machines = self._those_of(fault)
-        copies = [machine.disk.copy() for machine in machines]
+        copies = [await self._copied(machine, chance) for machine in machines]
         await asyncio.sleep(fault.for_s)
         hit = [machine.crash() for machine in machines]
         for machine, copy in zip(machines, copies, strict=True):
             machine.disk = copy
             machine.start()
         return any(hit)
+
+    async def _clone(self, fault: Fault, chance: Chance) -> bool:
+        """The copy is of a clean stop, or of a crash. The twin is killed at the end, whoever was let in."""
+        (machine,) = self._those_of(fault)
+        copy = await self._copied(machine, chance)
+        machine.twin = twin = machine.cloned(copy)
+        self._world.machines[twin.name] = twin
+        await asyncio.sleep(chance.uniform("before-twin", 0.0, 1.0))
+        twin.start()
+        await asyncio.sleep(fault.for_s)
+        machine.twin = None
+        twin.crash()
+        return twin.starts > 0
+
+    async def _copied(self, machine: SimulatedMachine, chance: Chance) -> MemoryDisk:
+        """Of the disk after a stop, clean or not; the machine runs again."""
+        await self._wait_for(lambda: machine.node is not None)
+        if chance.happens("clean", 0.6):
+            await machine.stop()
+        else:
+            machine.crash(keep=1.0)
+        copy = machine.disk.copy()
+        machine.start()
+        return copy
 
 
 _Handler = Callable[[Faults, Fault, Chance], Awaitable[bool]]
@@ -275,5 +299,6 @@ _HANDLERS: dict[str, _Handler] = {
     "bit-flips": Faults._bit_flips,
     "wipe": Faults._wipe,
     "restore": Faults._restore,
+    "clone": Faults._clone,
 }
 KINDS = tuple(_HANDLERS)

@@ -1,8 +1,9 @@
 """From a seed to a plan: sizes, counts, what clients do and what breaks, all by chance.
 
 Faults of one machine's process or disk do not overlap, so that each can be seen to have hit; those of
-links and clocks overlap with everything. The promise survives the loss of W-1 copies, so records are
-damaged on one machine of a run, and only where W is at least 2; reads promise nothing about order then.
+links and clocks overlap with everything. The promise survives the loss of W-1 copies, so one machine of a run
+loses what it had, and only where W is at least 2: whatever was acknowledged is on another one then, however
+often that happens and whether or not the copy was filled again in between.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from kvstore.core.membership import Member
 from kvstore.core.ring import full_key, partition_of
 from kvstore.errors import ConfigError
 from kvstore.simulation.chance import Chance
-from kvstore.simulation.faults import KINDS, UNHANDLED
+from kvstore.simulation.faults import KINDS
 from kvstore.simulation.machine import node_id
 from kvstore.simulation.plan import BUCKET, SET_PREFIX, Action, Fault, Machine, Plan
 
@@ -40,11 +41,17 @@ WEIGHTS: dict[str, float] = {
     "failed-sync": 1.0,
     "write-errors": 0.7,
     "bit-flips": 1.0,
+    "wipe": 0.8,
+    "restore": 0.8,
+    "clone": 0.8,
 }
 """How often each kind is chosen beside the others."""
 
-LOSSY = ("bit-flips", "wipe", "restore")
+LOSSY = ("bit-flips", "wipe", "restore", "clone")
 """Kinds after which a copy may lack what it has acknowledged."""
+
+UNORDERED = ("bit-flips", "restore", "clone")
+"""Those after which it may say so for a while; one that was wiped knows it from the start."""
 
 FAULTS_PER_S = 18 / 120
 KINDS_SHARE = 0.7  # of the kinds that may be, one run uses about so many
@@ -71,6 +78,7 @@ _SECONDS: dict[str, tuple[float, float]] = {
     "write-errors": (1.0, 4.0),
     "wipe": (0.2, 8.0),
     "restore": (5.0, 40.0),
+    "clone": (3.0, 15.0),
 }
 _LINK_SECONDS = (1.5, 8.0)
 
@@ -79,7 +87,7 @@ _LINK_SECONDS = (1.5, 8.0)
 class Shape:
     """What is not left to chance. None and empty: left to chance.
 
-    `operations_per_s`: of all clients together. `kinds`: of faults; they may then be UNHANDLED ones.
+    `operations_per_s`: of all clients together. `kinds`: of faults.
     """
 
     duration_s: float = 120.0
@@ -110,8 +118,8 @@ def plan_of(seed: int, shape: Shape | None = None) -> Plan:
     keys = _keys(chance)
     holders = _holders(seed, machines, keys, n)
     faults = (*shape.faults, *_Faults(chance, shape, machines, holders, w).planned())
-    lossy = any(fault.kind in LOSSY for fault in faults)
-    strict = not lossy and r + w > n and chance.happens("strict", 0.4)
+    unordered = any(fault.kind in UNORDERED for fault in faults)
+    strict = not unordered and r + w > n and chance.happens("strict", 0.4)
     return Plan(
         seed,
         shape.duration_s,
@@ -122,7 +130,7 @@ def plan_of(seed: int, shape: Shape | None = None) -> Plan:
         pr=r if strict else 0,
         pw=w if strict else 0,
         sloppy=chance.happens("sloppy", 0.7),
-        monotonic=not lossy and chance.happens("monotonic", 0.3),
+        monotonic=not unordered and chance.happens("monotonic", 0.3),
         latency_s=chance.pick("latency", (0.0001, 0.0005, 0.002, 0.01)),
         jitter_s=chance.pick("jitter", (0.0001, 0.0005, 0.003, 0.01)),
         loss=chance.pick("loss", (0.0, 0.0, 0.0, 0.001, 0.01)),
@@ -267,7 +275,7 @@ class _Faults:
         if shape.kinds is not None:
             kinds = [kind for kind in KINDS if kind in shape.kinds]
         else:
-            kinds = [k for k in WEIGHTS if k not in UNHANDLED and chance.happens(f"use-{k}", KINDS_SHARE)]
+            kinds = [k for k in WEIGHTS if chance.happens(f"use-{k}", KINDS_SHARE)]
         if self._lossy is None:
             kinds = [kind for kind in kinds if kind not in LOSSY]
         if len(self._names) < 2:

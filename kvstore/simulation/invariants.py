@@ -73,14 +73,18 @@ _Held = dict[bytes, _State]
 
 
 class _Disk:
-    """One node's records, now and after a crash. `pending`: batches not yet durable, oldest first."""
+    """One node's records, now and after a crash. `pending`: batches not yet durable, oldest first.
+
+    `before_loss`: what was durable on each disk that is gone, and is damaged: an acknowledgement on its way
+    may count it.
+    """
 
     __slots__ = ("before_loss", "durable", "now", "pending")
 
     def __init__(self) -> None:
         self.now: dict[bytes, _Held] = {}
         self.durable: dict[bytes, _Held] = {}
-        self.before_loss: dict[bytes, _Held] = {}
+        self.before_loss: list[dict[bytes, _Held]] = [{}]
         self.pending: deque[list[tuple[_Slot, _State | None]]] = deque()
 
 
@@ -246,8 +250,8 @@ class Invariants:
         disk = self._disk(node)
         self.applied(node, list(records))
         self._settle(disk)
-        if lost is not None:  # an acknowledgement on its way counted what was here
-            disk.before_loss = lost.durable
+        if lost is not None:
+            disk.before_loss = [*lost.before_loss, lost.durable]
 
     def damaged(self, node: str, kind: Kind, record_key: bytes) -> None:
         """A record is unreadable there: the copy may start again from what others have."""
@@ -259,7 +263,7 @@ class Invariants:
         disk = self._disk(node)
         for held in (disk.now, disk.durable):
             if lost := held.get(key, {}).pop(where, None):
-                disk.before_loss.setdefault(key, {})[where] = lost
+                disk.before_loss[0].setdefault(key, {})[where] = lost
 
     # --- rules ----------------------------------------------------------------------------------------
 
@@ -423,7 +427,7 @@ class _Watched:
 def _holds(disk: _Disk, key: bytes, wanted: CausalContext) -> bool:
     return any(
         state.context.includes(wanted)
-        for held in (disk.durable, disk.before_loss)
+        for held in (disk.durable, *disk.before_loss)
         for state in held.get(key, {}).values()
     )
 

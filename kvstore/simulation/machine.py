@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from kvstore.core.limits import DEFAULT_LIMITS
 from kvstore.core.membership import Member, NodeId
 from kvstore.core.message import Get, Got, Put, Written
-from kvstore.errors import KVStoreError, StorageError
+from kvstore.errors import ConfigError, KVStoreError, StorageError
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
 from kvstore.node.ports import Write
@@ -77,22 +77,28 @@ class World(Protocol):
     probes: Probes
     observers: list[Observer]
     bugs: list[str]
+    machines: dict[str, SimulatedMachine]
 
 
-def node_id(seed: int, name: str, wiped: int = 0) -> NodeId:
+def node_id(seed: int, name: str) -> NodeId:
     """The identity that the first process on an empty disk takes."""
-    return f"{Chance(seed, 'node-id', name, wiped).bits('id', 64):032x}"
+    return f"{Chance(seed, 'node-id', name, 0).bits('id', 64):032x}"
 
 
 class SimulatedMachine:
-    """`process` is None while nothing runs here. `counts` tells how often faults of the disk mattered."""
+    """`process` is None while nothing runs here. `counts` tells how often faults of the disk mattered.
+
+    `recover_as`: what a process on an empty disk is told. `twin`: runs on a copy of this disk.
+    """
 
     def __init__(self, world: World, machine: Machine, number: int) -> None:
         self.name, self.number = machine.name, number
         self.disk, self.counts = MemoryDisk(), DiskCounts()
         self.clock = SimulatedClock(world.loop)
         self.process: Process | None = None
-        self.starts = self.failures = self._wiped = 0
+        self.starts = self.failures = self._clones = 0
+        self.recover_as = ""
+        self.twin: SimulatedMachine | None = None
         self.up_wanted = False
         self._world = world
         self._chance = Chance(world.plan.seed, "machine", machine.name)
@@ -164,11 +170,17 @@ class SimulatedMachine:
         self._world.loop.call_later(RESTART_S, self.start_if_wanted)
 
     def wipe(self) -> None:
-        """An empty disk. Whoever starts on it is somebody else: the identity was there too."""
+        """An empty disk. Whoever starts on it is told whose place it takes."""
         self.disk.wipe()
-        self._wiped += 1
-        identity = node_id(self._world.plan.seed, self.name, self._wiped)
-        self._describe = self._describe._replace(node_id=identity)
+        self.recover_as = self._describe.node_id
+
+    def cloned(self, disk: MemoryDisk) -> SimulatedMachine:
+        """Another machine, whose processes take themselves for those of this one."""
+        self._clones += 1
+        name = self.name + "+" * self._clones
+        twin = SimulatedMachine(self._world, Machine(name, name, name), self.number)
+        twin.disk, twin._describe = disk, twin._describe._replace(name=self.name)
+        return twin
 
     def start_if_wanted(self) -> None:
         if self.up_wanted:
@@ -202,8 +214,8 @@ class Process:
         storage = SimulatedStorage(
             machine.disk, machine.counts, sync_delay_s=world.plan.sync_delay_s, applied=self._applied
         )
-        view = ClusterView.open(storage, self._describe)
-        endpoint = Endpoint(machine.name, view.me.node_id, self.owner, self._serve)
+        view = ClusterView.open(storage, self._describe, machine.recover_as)
+        endpoint = Endpoint(machine.name, view.me.node_id, self.owner, self._serve, self._refused_as_twin)
         self.node = Node(
             storage=storage,
             peers=world.network.peers_of(endpoint),
@@ -250,6 +262,10 @@ class Process:
     def _fatal(self, error: KVStoreError) -> None:
         context = self._world.network.context
         self._world.loop.call_soon(self.machine.failed, self, type(error).__name__, context=context)
+
+    def _refused_as_twin(self) -> None:
+        self._world.probes.hit("twin ended itself")
+        self._fatal(ConfigError("another process runs with this node's identity"))
 
     def _report(self, event: str, **fields: Any) -> None:
         self._world.probes.hit(f"report: {event}")

@@ -19,8 +19,16 @@ from collections.abc import Callable, Iterable
 from contextvars import Context, copy_context
 from typing import Any
 
+from kvstore.core.generation import is_proven_twin, is_twin
+from kvstore.core.gossip_message import Gossip
 from kvstore.core.membership import NodeId
-from kvstore.core.message import EMPTY_REPLY, FetchCluster, Gossip, Put, Reply, Request
+from kvstore.core.message import (
+    EMPTY_REPLY,
+    FetchCluster,
+    Put,
+    Reply,
+    Request,
+)
 from kvstore.errors import KVStoreError, PeerRefused, PeerTimeout, PeerUnreachable
 from kvstore.simulation.chance import LinkChance
 from kvstore.simulation.loop import Owner, VirtualTimeLoop
@@ -52,10 +60,19 @@ class Effect:
 class Endpoint:
     """One process on the network: from its start to its end."""
 
-    __slots__ = ("held", "name", "node_id", "owner", "serve")
+    __slots__ = ("held", "name", "node_id", "on_twin", "owner", "refused_first_s", "serve")
 
-    def __init__(self, name: str, node_id: NodeId, owner: Owner, serve: Serve) -> None:
+    def __init__(
+        self,
+        name: str,
+        node_id: NodeId,
+        owner: Owner,
+        serve: Serve,
+        on_twin: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name, self.node_id, self.owner, self.serve = name, node_id, owner, serve
+        self.on_twin = on_twin
+        self.refused_first_s: float | None = None
         self.held: list[tuple[float, Callable[[], None]]] = []
         """(when it was sent, what to do) of all that reached it while it was stalled."""
 
@@ -112,6 +129,7 @@ class Network:
         self._up: dict[str, Endpoint] = {}
         self._names: dict[NodeId, str] = {}
         self._addresses: dict[str, str] = {}
+        self._heard: dict[tuple[str, NodeId], tuple[Endpoint, float]] = {}
         self.context: Context = copy_context()
         self.sent = self.dropped = self.repeated = self.late = 0
         self.requests: dict[str, int] = {}
@@ -169,6 +187,8 @@ class Network:
         endpoint = self._up.get(target) if target is not None else None
         if source.owner.ended or endpoint is None or deadline_s <= 0:
             return _fail(reply, PeerUnreachable(f"{target}: nobody listens"))
+        if self._is_refused_as_twin(source, endpoint):
+            return _fail(reply, PeerUnreachable(f"{target}: hears another process of this node"))
         link = self._link(source.name, endpoint.name)
         if not self._connected(link, source, endpoint):
             return _fail(reply, PeerUnreachable(f"{target}: silent"))
@@ -193,6 +213,18 @@ class Network:
             link.retry_at_s = now_s + RECONNECT_S
             return False
         link.silent_since_s = None
+        return True
+
+    def _is_refused_as_twin(self, source: Endpoint, target: Endpoint) -> bool:
+        """As rpc/ does it: by whom the target has heard under this identity, and when."""
+        other, heard_s = self._heard.get((target.name, source.node_id), (source, 0.0))
+        now_s = self._loop.time()
+        if other is source or other.owner.ended or not is_twin(b"", b"other", now_s - heard_s):
+            return False
+        if source.refused_first_s is None:
+            source.refused_first_s = now_s
+        if is_proven_twin(source.refused_first_s, now_s):
+            source.on_twin()
         return True
 
     def _expired(self, link: _Link, reply: asyncio.Future[Reply], sent_s: float) -> None:
@@ -269,6 +301,7 @@ class _Arrival:
         if target.owner.stalled is not None:
             target.held.append((sent_s, lambda: self.request_here(sent_s)))
             return
+        self.network._heard[target.name, self.source.node_id] = self.source, self.network._loop.time()
         name = type(self.request).__name__
         requests = self.network.requests
         requests[name] = requests.get(name, 0) + 1

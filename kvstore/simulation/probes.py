@@ -21,6 +21,9 @@ EXPECTED = (
     "message late",
     "tombstone collected",
     "tombstone postponed",
+    "came from the past",
+    "recovering copy gave no vote",
+    "twin ended itself",
 )
 """What a whole campaign must have reached; which of them one run reaches is chance."""
 
@@ -37,6 +40,8 @@ class Probes:
         """What a node counted itself, when its process ends."""
         self.hit("id renewed", node.replica.renewed)
         self.hit("corrupt record met", node.replica.corrupt)
+        self.hit("came from the past", node.recognition.renewals)
+        self.hit("recovering copy gave no vote", node.replica.abstained)
         self.hit("read repair sent", node.coordinator.repairs)
         self.hit("time refused", node.time.refused)
         self.hit("tombstone collected", node.upkeep.tombstones.collected)

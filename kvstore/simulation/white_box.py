@@ -65,7 +65,7 @@ class WhiteBox:
     def _new_disk(self, node: str) -> None:
         """Another disk in this machine, an older copy perhaps: what is on it is where it goes on from."""
         disk = self._machines[node].disk
-        if disk is not self._disks[node]:
+        if disk is not self._disks.get(node):
             self._disks[node] = disk
             records = [
                 (kind, partition, key, disk.record(kind, partition, key))

@@ -146,9 +146,13 @@ class World:
                     continue
 
     def _equal(self) -> bool:
-        """Whether everybody is back, no hint is left, and all homes of every key hold the same."""
-        if any(machine.node is None or machine.disk.keys(Kind.HINT) for machine in self._listed):
-            return False
+        """Whether everybody serves, no copy recovers, no hint is left, and all homes hold the same."""
+        for machine in self._listed:
+            node = machine.node
+            if node is None or not node.recognition.recognized or node.replica.recovering:
+                return False
+            if machine.disk.keys(Kind.HINT):
+                return False
         held: dict[bytes, set[bytes]] = {}
         homes = self._homes()
         for state in self._final():

@@ -22,7 +22,7 @@ from zlib import crc32
 from kvstore.errors import ConfigError, StorageFull
 
 START_EMPTY = (
-    "move it away and start with an empty one, which the other replicas fill, or put a backup in its place"
+    "move it away and start with an empty one and recover_as=<id of this node>: the other homes fill it"
 )
 
 _MIB = 1024 * 1024
@@ -103,6 +103,13 @@ class DataDirectory:
                 "make room on that disk"
             )
         return min(free - reserve_bytes, step_bytes)
+
+    def free_name(self, name: str) -> Path:
+        """name-1, name-2, …: the first that is not there."""
+        number = 1
+        while (self.path / f"{name}-{number}").exists():
+            number += 1
+        return self.path / f"{name}-{number}"
 
     def release(self) -> None:
         """Idempotent."""

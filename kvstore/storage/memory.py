@@ -142,6 +142,12 @@ class MemoryDisk:
         if self.observer is not None:
             self.observer.wiped()
 
+    def _keep_only_meta(self) -> None:
+        self._unsynced.clear()
+        self._tables = {where: table for where, table in self._tables.items() if where[0] is Kind.META}
+        if self.observer is not None:
+            self.observer.wiped()
+
     def copy(self) -> MemoryDisk:
         """The disk as a backup or a clone has it: with all that was applied, and not cleanly closed."""
         twin = MemoryDisk()
@@ -285,6 +291,21 @@ class MemoryStorage:
         if path in self.disk.checkpoints:
             raise ConfigError(f"{path} exists: name a new path for the checkpoint")
         self.disk.checkpoints[path] = self.disk.copy()
+
+    def set_aside(self, batch: Sequence[Write]) -> str:
+        """The copy is kept in `disk.checkpoints`."""
+        self._check_open()
+        if self.disk.full:
+            raise StorageFull("the simulated disk is full")
+        if self.disk.fail_writes or self.disk.fail_syncs:
+            self._group.fail(StorageFailed("write failed: simulated"))
+            raise StorageFailed("write failed: simulated")
+        path = Path(f"set-aside-{len(self.disk.checkpoints) + 1}")
+        self.checkpoint(path)
+        self.disk._keep_only_meta()
+        self.apply(batch)
+        self.disk._synced(self.disk._applied)
+        return str(path)
 
     async def close(self) -> None:
         """Raises StorageFailed if the last sync fails; releases the disk all the same."""

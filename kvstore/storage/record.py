@@ -20,6 +20,9 @@ FORMAT = 1
 HEAD_BYTES = 5
 PARTITION_BYTES = 2
 
+END = b"\xff" * 4096
+"""Behind every stored key: none is so long (core/limits.py)."""
+
 _HEAD = Struct(">BI")
 _pack, _unpack = _HEAD.pack, _HEAD.unpack_from
 

@@ -30,7 +30,7 @@ from kvstore.errors import ConfigError, StorageError, StorageFailed, StorageFull
 from kvstore.node.ports import Kind, Write
 from kvstore.storage.directory import DataDirectory
 from kvstore.storage.group_sync import GroupSync, SyncFuture
-from kvstore.storage.record import seal, stored_key, unseal
+from kvstore.storage.record import END, seal, stored_key, unseal
 from kvstore.storage.rocksdb_cursor import CLOSED, Cursor, RocksSnapshot, read_error, records
 from kvstore.storage.rocksdb_engine import (
     MIB,
@@ -181,6 +181,34 @@ class RocksStorage:
             if isinstance(error, DbClosedError):
                 raise StorageFailed(CLOSED) from None
             raise StorageError(f"checkpoint at {path} failed: {error}") from None
+
+    def set_aside(self, batch: Sequence[Write]) -> str:
+        """A checkpoint inside of the directory, of links to the same tables: it takes room as these go."""
+        if self._refusing:
+            self._try_again()
+        self._headroom_bytes = self._directory.headroom_bytes(self.reserve_bytes, _SPACE_STEP_BYTES)
+        aside = self._directory.free_name("set-aside")
+        self.checkpoint(aside)
+        changes = WriteBatch(raw_mode=True)
+        for kind in Kind:
+            if kind is not Kind.META:
+                changes.delete_range(stored_key(0, b""), END, self._handles[kind])
+        for kind, partition, key, value in batch:
+            stored = stored_key(partition, key)
+            if value is None:
+                changes.delete(stored, self._handles[kind])
+            else:
+                changes.put(stored, seal(stored, value), self._handles[kind])
+        engine = self._engine
+        assert isinstance(engine, Engine)
+        try:
+            engine.root.write(changes)
+            sequence = engine.last_sequence()
+            self._flush_log(engine)
+            self._directory.mark_synced(sequence)
+        except Exception as error:
+            raise self._write_error(error) from None
+        return str(aside)
 
     async def close(self) -> None:
         """Raises StorageFailed or StorageFull if the last sync fails; releases the directory all the same."""

@@ -64,9 +64,11 @@ class LocalCluster:
     ) -> None:
         await self.close()
 
-    async def start(self, name: str) -> NodeServer:
-        """Start a node, or start it again at the address it had."""
-        server = NodeServer(self._config(name), storage=None if self._data_dir else self._storages[name])
+    async def start(self, name: str, **settings: Any) -> NodeServer:
+        """Start a node, or start it again at the address it had. `settings`: of this start alone."""
+        server = NodeServer(
+            self._config(name, settings), storage=None if self._data_dir else self._storages[name]
+        )
         await server.start()
         self._addresses[name] = (server.rpc_address, server.http_address)
         self.running[name] = server
@@ -94,7 +96,7 @@ class LocalCluster:
         for name in list(self.running):
             await self.stop(name)
 
-    def _config(self, name: str) -> Config:
+    def _config(self, name: str, settings: dict[str, Any]) -> Config:
         index = self.names.index(name)
         rpc, http = self._addresses.get(name, ("127.0.0.1:0", "127.0.0.1:0"))
         seeds = [addresses[0] for other, addresses in self._addresses.items() if other != name]
@@ -108,5 +110,6 @@ class LocalCluster:
             "bootstrap_expect": len(self.names),
             "data_dir": str((self._data_dir or Path()) / name),
             **self._settings,
+            **settings,
         }
         return load({key: value for key, value in values.items() if value != []})

@@ -132,4 +132,4 @@ def test_what_is_wrong_with_the_options_is_said_before_anything_runs(
 def test_the_kinds_of_faults(type_: Type) -> None:
     told = type_("simulate", "--faults", "list").stdout.splitlines()
     assert {"crash", "split", "clock-jump", "bit-flips"} <= set(told)
-    assert "wipe  (only if asked for)" in told
+    assert {"wipe", "restore", "clone"} <= set(told)

@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from kvstore.core import message, upkeep_message
+from kvstore.core import gossip_message, message, upkeep_message
 from kvstore.core.message import REPLY_OF, Reply, Request
 
 PLAIN = (int, float, str, bytes, bool, NoneType)
@@ -42,7 +42,7 @@ def test_every_message_of_the_module_is_a_request_a_reply_or_a_part_of_one() -> 
     """One that is in neither union could be built, and never be sent."""
     defined = {
         kind
-        for module in (message, upkeep_message)
+        for module in (message, upkeep_message, gossip_message)
         for _, kind in inspect.getmembers(module, _is_named_tuple)
         if kind.__module__ == module.__name__
     }

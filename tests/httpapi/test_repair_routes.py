@@ -120,4 +120,4 @@ async def test_every_figure_is_a_metric_with_the_prefix_and_base_units(api: Api)
     assert values["kvstore_anti_entropy_oldest_comparison_seconds"] == figures.oldest_comparison_s
     assert values["kvstore_background_paused_seconds_total"] == figures.paused_s
     assert values['kvstore_tombstones_postponed_total{reason="hint"}'] == figures.tombstones_postponed_hint
-    assert len(Figures._fields) == 24
+    assert len(Figures._fields) == 25

@@ -360,6 +360,7 @@ async def test_marks_survive_a_restart_and_go_when_they_are_served(cast: Cast) -
     cast.kept.missed(P, cast.home.node_id)
     cast.kept.missed(7, cast.second.node_id)
     await cast.world.storages[cast.stand_in.name].sync()
+    cast.world.down.update((cast.home.name, cast.second.name))
     node = await cast.world.restart(cast.stand_in.name, crash=True, expect=5, limits=SHORT)
     marks = sorted([(P, cast.home.node_id), (7, cast.second.node_id)])
     assert node.hinting.kept.marks() == marks

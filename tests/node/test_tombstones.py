@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kvstore.core.encoding import decode_state, digest
-from kvstore.core.message import Request, Store
+from kvstore.core.message import FetchCopy, Request, Store
 from kvstore.core.ring import full_key, partition_of
 from kvstore.core.tombstone import Answer
 from kvstore.core.upkeep_message import (
@@ -323,7 +323,7 @@ async def test_a_session_that_has_seen_the_delete_is_not_stale_for_ever(five: Wo
     await first.upkeep.tombstones.collect()
     for node in (first, five.others("b", KEY)[0]):
         assert values(await get(node, KEY, session=seen)) == []
-    await put(first, KEY, b"new", w=3)
+    await put(five.homes("b", KEY)[2], KEY, b"new", w=3)
     assert values(await get(first, KEY, session=seen)) == [b"new"]
 
 
@@ -430,44 +430,69 @@ def pass_time(world: World, seconds: float) -> None:
 # --- the grace period -----------------------------------------------------------------------------------
 
 
-async def a_put(world: World) -> None:
-    await put(world.homes("b", KEY)[0], KEY, b"value", w=1)
+Work = Coroutine[Any, Any, Any]
 
 
-async def a_read_repair(world: World) -> None:
+async def a_put(world: World) -> Work:
+    return put(world.homes("b", KEY)[0], KEY, b"value", w=1)
+
+
+async def a_read_repair(world: World) -> Work:
     first, second = world.homes("b", KEY)[:2]
     await put(first, KEY, b"value", w=3)
     forget(second)
-    await get(first, KEY, r=3)
+    return get(first, KEY, r=3)
 
 
-async def a_handoff(world: World) -> None:
+async def a_handoff(world: World) -> Work:
     first, second = world.homes("b", KEY)[:2]
     keeper = world.others("b", KEY)[0]
     await put(first, KEY, b"value", w=3)
     keeper.hinting.kept.keep(PARTITION, FULL, second.node_id, first.replica.read(PARTITION, FULL))
-    await keeper.hinting.handoff.round()
+    return keeper.hinting.handoff.round()
 
 
-async def a_comparison(world: World) -> None:
+async def a_comparison(world: World) -> Work:
     first, second = world.homes("b", KEY)[:2]
     await put(first, KEY, b"value", w=3)
     forget(second)
-    await compared(first, second)
+    return compared(first, second)
 
 
-async def a_repair_of_the_key(world: World) -> None:
+async def a_repair_of_the_key(world: World) -> Work:
     first, second = world.homes("b", KEY)[:2]
     await put(first, KEY, b"value", w=3)
     forget(second)
-    await first.upkeep.keys.repair(PARTITION, FULL)
+    return first.upkeep.keys.repair(PARTITION, FULL)
 
 
-@pytest.mark.parametrize("sent", [a_put, a_read_repair, a_handoff, a_comparison, a_repair_of_the_key])
+async def a_session_that_asks_what_was_collected(world: World) -> Work:
+    """It holds the states that it has read while it asks for more than states."""
+    first, second, third = world.homes("b", KEY)
+    await deleted(world)
+    seen = context(await get(first, KEY))
+    await first.upkeep.tombstones.collect()
+    await put(third, KEY, b"new", w=3)
+    forget(second)
+    return get(first, KEY, r=1, session=seen)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        a_put,
+        a_read_repair,
+        a_handoff,
+        a_comparison,
+        a_repair_of_the_key,
+        a_session_that_asks_what_was_collected,
+    ],
+)
 async def test_who_sends_a_state_answers_when_that_has_ended(
-    five: World, sent: Callable[[World], Awaitable[None]]
+    five: World, sent: Callable[[World], Awaitable[Work]]
 ) -> None:
     """The message is on its way for a while: the period must not be over before it has arrived."""
+    work = await sent(five)
     waits: list[tuple[asyncio.Task[bool], bool]] = []
     second = five.homes("b", KEY)[1].name
 
@@ -477,7 +502,7 @@ async def test_who_sends_a_state_answers_when_that_has_ended(
     deliver = five.deliver
 
     def slowly(sender: str, to: str, request: Any, deadline_s: float) -> asyncio.Future[Any]:
-        if not isinstance(request, Store | StoreStates) or five.nodes[to].name != second or waits:
+        if not isinstance(request, Store | StoreStates | FetchCopy) or five.nodes[to].name != second or waits:
             return deliver(sender, to, request, deadline_s)
         task = five.loop.create_task(wait(five.named(sender)))
         reply: asyncio.Future[Any] = five.loop.create_future()
@@ -489,8 +514,8 @@ async def test_who_sends_a_state_answers_when_that_has_ended(
         five.loop.call_later(0.02, arrive)
         return reply
 
-    five.deliver = slowly  # type: ignore[method-assign]
-    await sent(five)
+    five.deliver = slowly  # type: ignore[method-assign, assignment]
+    await work
     await until(lambda: bool(waits))
     task, was_over = waits[0]
     assert not was_over

@@ -17,7 +17,7 @@ from kvstore.core.ring import full_key, partition_of
 from kvstore.errors import KVStoreError, PeerRefused, PeerTimeout, PeerUnreachable
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
-from kvstore.storage.memory import MemoryStorage
+from kvstore.storage.memory import MemoryDisk, MemoryStorage
 
 QUIET = replace(DEFAULT_LIMITS, anti_entropy_interval_s=86_400.0)
 """No comparison begins by itself: what a test sees is what it did."""
@@ -57,6 +57,7 @@ class World:
         self.addresses: dict[str, NodeId] = {}
         self.storages: dict[str, MemoryStorage] = {}
         self.clocks: dict[str, Clock] = {}
+        self.starts: dict[str, int] = {}
         self.down: set[str] = set()
         self.mute: set[str] = set()
         self.calls: list[tuple[str, str, Request]] = []
@@ -64,17 +65,29 @@ class World:
         self.fatal: list[tuple[str, KVStoreError]] = []
         self.intercept: Callable[[str, str, Request], Request | None] = lambda _a, _b, request: request
 
-    async def start(self, name: str, *, n: int = 3, expect: int = 3, limits: Limits = QUIET) -> Node:
+    async def start(
+        self,
+        name: str,
+        *,
+        n: int = 3,
+        expect: int = 3,
+        limits: Limits = QUIET,
+        recover_as: NodeId = "",
+        node_id: NodeId = "",
+    ) -> Node:
         storage = self.storages.setdefault(name, MemoryStorage())
         clock = self.clocks.setdefault(name, Clock())
         seed = int(name[1:])
-        describe = Member(f"{seed:032x}", name, f"{name}:1", f"{name}:2", zone=f"z{seed % 3}", host=name)
+        self.starts[name] = self.starts.get(name, -1) + 1
+        describe = Member(
+            node_id or f"{seed:032x}", name, f"{name}:1", f"{name}:2", zone=f"z{seed % 3}", host=name
+        )
         node = Node(
             storage=storage,
             peers=_Link(self, name),
             wall=clock,
-            random=Chance(seed),
-            view=ClusterView.open(storage, describe),
+            random=Chance(seed + 1000 * self.starts[name]),
+            view=ClusterView.open(storage, describe, recover_as),
             signing_key=b"k" * 32,
             defaults=BucketProperties(n=n),
             limits=limits,
@@ -101,8 +114,13 @@ class World:
             node.view.merge(members)
             node.view.adopt(first_layout(members))
 
-    async def restart(self, name: str, *, crash: bool = False, **options: Any) -> Node:
-        """Stop a node and start it on its disk; with `crash` what was not synced is gone."""
+    async def restart(
+        self, name: str, *, crash: bool = False, disk: MemoryDisk | None = None, **options: Any
+    ) -> Node:
+        """Stop a node and start it on its disk, or on this one; with `crash` what was not synced is gone.
+
+        Returns when it serves, which takes a majority in reach.
+        """
         node = self.named(name)
         storage = self.storages[name]
         if crash:
@@ -113,7 +131,12 @@ class World:
         else:
             await node.stop()
             self.storages[name] = MemoryStorage(storage.disk)
-        return await self.start(name, **options)
+        if disk is not None:
+            self.storages[name].disk.crash()
+            self.storages[name] = MemoryStorage(disk)
+        node = await self.start(name, **options)
+        await until(lambda: node._handlers is node._answers)
+        return node
 
     async def stop(self) -> None:
         for node in list(self.nodes.values()):

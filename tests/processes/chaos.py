@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.processes import disk_faults, scenarios
+from tests.processes import disk_faults, forgetful_disks, scenarios
 from tests.processes.rig import Outcome
 
 
@@ -41,6 +41,7 @@ SCENARIOS = {
     "eio-write": Scenario(disk_faults.failed_write, {"rounds": 1}, disk_faults.no_strace),
     "eio-read": Scenario(disk_faults.failed_reads, {"rounds": 1}, disk_faults.no_strace),
     "bit-flips": Scenario(disk_faults.bit_flips, {"rounds": 2}),
+    "amnesia": Scenario(forgetful_disks.amnesia, {"cycles": 2}),
 }
 
 

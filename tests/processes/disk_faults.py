@@ -355,12 +355,13 @@ async def bit_flips(directory: Path, *, rounds: int = 10) -> Outcome:
     a table. Its records are healed one by one when they are read, but a scan of a partition ends there, and a
     compaction that meets it ends the node.
 
-    A node that will not start says why in one line, and gets the backup that this line asks for. The other
-    remedy of that line, an empty directory, makes another node of it, which no layout has.
+    A node that will not start says why in one line, and gets what this line asks for: an empty directory, to
+    be filled by the other homes.
     """
     chance = random.Random(rounds)
     async with rig("bit flips", directory) as run:
         run.recorder.start()
+        ids = {m["name"]: m["id"] for m in (await run.document(0, "/v1/cluster"))["members"]}
         refused: list[str] = []
         healed_s = []
         for number in range(rounds):
@@ -373,8 +374,6 @@ async def bit_flips(directory: Path, *, rounds: int = 10) -> Outcome:
                 await run.stop(node)
             kind = "*.sst" if tables else "*.log"
             files = [file for file in sorted(run.data_dir(node).rglob(kind)) if file.stat().st_size]
-            backup = run.directory / "backup"
-            shutil.copytree(run.data_dir(node), backup)
             if files:
                 file = max(files, key=lambda f: f.stat().st_size)
                 await asyncio.to_thread(flip_bits, file, 1 + number % 3, chance)
@@ -383,10 +382,7 @@ async def bit_flips(directory: Path, *, rounds: int = 10) -> Outcome:
             if said:
                 refused.append(said)
                 shutil.rmtree(run.data_dir(node))
-                shutil.move(backup, run.data_dir(node))
-                await run.restart(node)
-            else:
-                shutil.rmtree(backup)
+                await run.restart(node, KVSTORE_RECOVER_AS=ids[f"n{node + 1}"])
             began_s = time.monotonic()
             done = await run.document(node, "/v1/repair?all=true&wait=true&timeout=60s", "POST")
             run.confirm(bool(done), f"n{node + 1} ran a repair")

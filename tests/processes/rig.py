@@ -111,10 +111,10 @@ class Rig:
         self.cluster.send(port, signal.SIGTERM)
         await self.until(lambda: self.cluster.ended(port) is not None, 20.0, f"n{node + 1} ended")
 
-    async def restart(self, node: int) -> float:
-        """Start again; seconds until it serves."""
+    async def restart(self, node: int, **more: str) -> float:
+        """Start again, with `more` in its environment; seconds until it serves."""
         port, began_s = self.cluster.ports[node], time.monotonic()
-        self.cluster.restart(port)
+        self.cluster.restart(port, **more)
         await asyncio.to_thread(self.cluster.wait_ready, port)
         return time.monotonic() - began_s
 

@@ -37,7 +37,7 @@ def test_a_clone_ends_itself_and_the_original_serves_on(cluster: Processes, tmp_
     cluster.restart(original)
     cluster.wait_ready()
 
-    arguments, _, settings = cluster._starts[original]
+    arguments, _, settings, _ = cluster.starts[original]
     clone, rpc_port = free_ports(2)
     elsewhere = {
         "KVSTORE_DATA_DIR": str(tmp_path / "clone"),

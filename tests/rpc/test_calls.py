@@ -9,9 +9,18 @@ from typing import Any, cast
 
 import pytest
 
+from kvstore.core.gossip_message import Gossip, Gossiped
 from kvstore.core.limits import DEFAULT_LIMITS
 from kvstore.core.membership import Member
-from kvstore.core.message import Get, Gossip, Gossiped, Held, Read, Reply, Request, Store, Stored
+from kvstore.core.message import (
+    Get,
+    Held,
+    Read,
+    Reply,
+    Request,
+    Store,
+    Stored,
+)
 from kvstore.errors import (
     InvalidRequest,
     PeerRefused,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvstore.core.gossip_message import Gossip
 from kvstore.core.message import (
     REPLY_OF,
     Get,
-    Gossip,
     Got,
     Held,
     Propose,

@@ -16,6 +16,7 @@ from kvstore.simulation.world import simulate
 SHORT = Shape(duration_s=45.0)
 
 
+@pytest.mark.timeout(180)
 def test_50_seeds_violate_nothing() -> None:
     summary = summarize(campaign(range(50), SHORT))
     assert not summary.violations, [(report.replay, report.details) for report in summary.failures]

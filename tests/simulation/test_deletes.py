@@ -9,7 +9,7 @@ from kvstore.simulation.history import Ended, Kind
 from kvstore.simulation.white_box import WhiteBox
 from kvstore.simulation.world import simulate
 from tests.simulation.deletes import plan_of_deletes
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import Plant, deletes
 
 
 def objections(keys: int, *, home_first: bool) -> set[str]:
@@ -50,9 +50,8 @@ def test_5000_keys_2500_deleted_500_written_again(home_first: bool) -> None:
     check(5000, home_first=home_first)
 
 
-@pytest.mark.parametrize("name", ["tombstones are collected by age", "collection ignores hints"])
-def test_what_collects_too_early_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("plant", [deletes.tombstones_are_collected_by_age, deletes.collection_ignores_hints])
+def test_what_collects_too_early_is_caught(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control without a mutant is `test_300_keys`."""
-    (mutant,) = (mutant for mutant in MUTANTS if mutant.name == name)
-    mutant.plant(monkeypatch)
+    plant(monkeypatch)
     assert any(objections(300, home_first=home_first) for home_first in (True, False))

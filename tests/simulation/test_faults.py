@@ -9,7 +9,7 @@ import pytest
 from kvstore.core.message import Get, Got, Put, Written
 from kvstore.node.ports import Write
 from kvstore.simulation.campaign import report_of
-from kvstore.simulation.faults import KINDS, UNHANDLED
+from kvstore.simulation.faults import KINDS
 from kvstore.simulation.generator import LOSSY, Shape, plan_of
 from kvstore.simulation.history import Operation
 from kvstore.simulation.machine import SimulatedMachine
@@ -44,7 +44,7 @@ class Diary:
         self.lives.append(("restarted", node))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in UNHANDLED])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_matters_and_violates_nothing(kind: str) -> None:
     w = 2 if kind in LOSSY else None
     plan = plan_of(3, Shape(duration_s=30.0, kinds=(kind,), nodes=5, n=3, w=w))
@@ -52,12 +52,6 @@ def test_every_kind_matters_and_violates_nothing(kind: str) -> None:
     report = report_of(simulate(plan))
     assert report.status == "passed", (report.invalid, report.details)
     assert report.faults == {kind: len(plan.faults)}
-
-
-@pytest.mark.parametrize("kind", UNHANDLED)
-def test_what_nodes_do_not_handle_yet_can_be_asked_for(kind: str) -> None:
-    plan = plan_of(3, Shape(duration_s=20.0, kinds=(kind,), nodes=5, n=3, w=2))
-    assert {outcome.fault.kind for outcome in simulate(plan).faults if outcome.hit} == {kind}
 
 
 def test_a_kill_is_a_crash_and_a_restart_and_observers_are_told() -> None:

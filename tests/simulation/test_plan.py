@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from kvstore.errors import ConfigError
-from kvstore.simulation.faults import KINDS, UNHANDLED
-from kvstore.simulation.generator import LOSSY, Shape, plan_of
+from kvstore.simulation.faults import KINDS
+from kvstore.simulation.generator import LOSSY, UNORDERED, Shape, plan_of
 from kvstore.simulation.plan import Action, Fault, Machine, Plan
 
 PLANS = [plan_of(seed) for seed in range(40)]
@@ -27,16 +27,17 @@ def test_there_are_more_than_400_faults_in_a_simulated_hour() -> None:
     assert faults / (len(PLANS) * 120) * 3600 >= 400
 
 
-def test_every_kind_that_nodes_handle_is_used_and_no_other() -> None:
+def test_every_kind_is_used() -> None:
     used = {fault.kind for plan in PLANS for fault in plan.faults}
-    assert used == set(KINDS) - set(UNHANDLED)
+    assert used == set(KINDS)
 
 
 def test_no_more_copies_are_damaged_than_the_promise_allows() -> None:
     for plan in PLANS:
         damaged = {name for fault in plan.faults if fault.kind in LOSSY for name in fault.nodes}
         assert len(damaged) <= min(1, plan.w - 1)
-        assert not damaged or not (plan.strict or plan.monotonic), "reads promise no order then"
+        unordered = any(fault.kind in UNORDERED for fault in plan.faults)
+        assert not unordered or not (plan.strict or plan.monotonic), "reads promise no order then"
 
 
 def test_faults_of_one_process_or_disk_do_not_overlap() -> None:

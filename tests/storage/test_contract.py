@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -180,6 +181,49 @@ class TestCheckpoints:
         storage.checkpoint(bench.checkpoint_path())
         with pytest.raises(ConfigError, match="exists"):
             storage.checkpoint(bench.checkpoint_path())
+
+
+class TestSettingAside:
+    """For a directory from the past: what it held is kept, and does not take part any more."""
+
+    async def test_all_but_meta_is_gone_and_kept_elsewhere(self, bench: Bench) -> None:
+        keys = [(p, key) for p in (0, 1, 255, 0xFFFF) for key in (b"", b"key", b"\xff" * 1500)]
+        old: list[Write] = [(kind, partition, key, b"old") for kind in Kind for partition, key in keys]
+        storage = bench.open()
+        storage.apply(old)
+        changes: list[Write] = [(META, 0, b"key", b"new"), (META, 0, b"more", b"1"), (META, 1, b"", None)]
+        where = storage.set_aside(changes)
+        assert list(storage.scan(DATA, 1)) == []
+        storage = bench.crash()  # nobody synced: it was durable on return
+        expected = {(p, key): value for kind, p, key, value in (*old, *changes) if kind is META}
+        for kind, partition, key, _ in (*old, *changes):
+            held = expected[partition, key] if kind is META else None
+            assert storage.get(kind, partition, key) == held, (kind, partition, key)
+        kept = bench.open_checkpoint(Path(where))
+        assert not kept.was_clean
+        assert all(kept.get(kind, p, key) == value for kind, p, key, value in old)
+
+    async def test_it_goes_on_and_can_be_done_again(self, bench: Bench) -> None:
+        storage = bench.open()
+        places = []
+        for number in range(2):
+            storage.apply([(DATA, 1, b"key", b"%d" % number)])
+            places.append(storage.set_aside([]))
+        storage.apply([(DATA, 1, b"key", b"new")])
+        await storage.sync()
+        await storage.close()
+        storage = bench.open()
+        assert storage.get(DATA, 1, b"key") == b"new"
+        assert [bench.open_checkpoint(Path(where)).get(DATA, 1, b"key") for where in places] == [b"0", b"1"]
+
+    def test_without_room_nothing_changes(self, bench: Bench) -> None:
+        storage = bench.open()
+        storage.apply([(DATA, 1, b"key", b"old")])
+        bench.fill()
+        with pytest.raises(StorageFull):
+            storage.set_aside([(META, 0, b"key", b"new")])
+        assert storage.get(DATA, 1, b"key") == b"old"
+        assert storage.get(META, 0, b"key") is None
 
 
 class TestSync:

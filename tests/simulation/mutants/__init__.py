@@ -113,6 +113,6 @@ def hunt(
     return None
 
 
-for _room in ("durability", "causality", "reads", "requests", "handoff", "repair", "deletes"):
+for _room in ("durability", "causality", "reads", "requests", "handoff", "repair", "deletes", "amnesia"):
     if find_spec(f"{__name__}.{_room}") is not None:
         import_module(f"{__name__}.{_room}")
