@@ -16,8 +16,8 @@ async def test_under_three_times_its_load_a_node_does_what_it_can(tmp_path: Path
         (tmp_path / folder).mkdir()
     with_it = await overload(tmp_path / "with", {}, 5.0)
     control = await overload(tmp_path / "control", OFF, 5.0)
-    assert with_it["offered / peak"] > 2.5
-    assert with_it["goodput / peak"] > 0.6
+    assert with_it["offered / peak before"] > 2.5
+    assert with_it["goodput / lower peak"] > 0.5
     assert with_it["shed"] > with_it["gave up"], "who is not served is told so"
     assert with_it["normal again after, s"] < 10
     assert control["gave up"] > control["shed"] == 0
