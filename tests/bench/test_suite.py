@@ -26,6 +26,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Store(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # a head and its end in one packet, or each waits for a delayed acknowledgement
     values = {}
     def do_GET(self):
         self.answer(200 if self.path.partition("?")[0] in self.values else 404)
@@ -42,6 +43,7 @@ class Store(BaseHTTPRequestHandler):
         pass
 
 Store.values["/ready"] = b""
+ThreadingHTTPServer.request_queue_size = 128  # of 5, one more is dropped, and tried again after seconds
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Store).serve_forever()
 """
 
