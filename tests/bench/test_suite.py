@@ -53,7 +53,6 @@ ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Store).serve_forever()
     ("tool", "paths"),
     [
         ("wrk", Paths("/v2/k", reads="?q=100%25", field="value", digits=5)),
-        ("wrk", Paths("/kv/k")),
         ("python", Paths("/v2/k", reads="?q=100%25", field="value", digits=5)),
     ],
 )

@@ -16,7 +16,7 @@ from tests.processes.rig import rig
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
-PLAIN = ("fsync", "amnesia")
+PLAIN = ("fsync",)
 
 
 def skip_without_means(name: str) -> None:

@@ -155,7 +155,9 @@ async def test_a_bug_in_the_handler_costs_its_call_and_nothing_else(network: Net
 
 
 @pytest.mark.parametrize(
-    "request_", [Read(2**70, b"k"), Get("\ud800", b"k"), Read(1, cast(bytes, object()))], ids=repr
+    "request_",
+    [Read(2**70, b"k"), Get("\ud800", b"k"), Read(1, cast(bytes, object()))],
+    ids=["a large number", "no text", "no bytes"],
 )
 async def test_what_cannot_be_encoded_fails_alone(network: Network, request_: Request) -> None:
     client = await pair(network)

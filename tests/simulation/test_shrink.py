@@ -44,7 +44,7 @@ def test_shrinking_ends_when_its_runs_are_spent() -> None:
 def test_a_real_failure_becomes_a_plan_of_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes that believe what a rotten disk returns, in a run full of other faults."""
     monkeypatch.setattr("kvstore.storage.memory.unseal", lambda stored, sealed: sealed[HEAD_BYTES:])
-    shape = Shape(duration_s=30.0, nodes=5, n=3, w=2, kinds=("bit-flips", "latency", "duplicates"))
+    shape = Shape(duration_s=15.0, nodes=5, n=3, w=2, kinds=("bit-flips", "latency", "duplicates"))
     plan = next(plan for seed in range(40) if run_plan(plan := plan_of(seed, shape)).violations)
     kinds = run_plan(plan).violations.keys()
     small = Shrinker(plan, lambda smaller: bool(kinds & run_plan(smaller).violations.keys())).run()
