@@ -46,10 +46,7 @@ async def closed_loop(
 
     async def work(lane: Lane) -> None:
         while (now_s := clock()) < end_s:
-            operation = operations.next()
-            error = await lane.run(operation)
-            if operation.kind is Kind.INSERT and not error:
-                operations.acknowledged(operation.key)
+            operation, error = await _next_on(lane, operations)
             if now_s >= begin_s:
                 recording.add(operation.kind.value, clock() - now_s, error, now_s - begin_s)
 
@@ -83,10 +80,7 @@ async def open_loop(
             elif wait_s < -GRACE_S or clock() > end_s + GRACE_S:
                 recording.unsent += due_s >= begin_s
                 continue
-            operation = operations.next()
-            error = await lane.run(operation)
-            if operation.kind is Kind.INSERT and not error:
-                operations.acknowledged(operation.key)
+            operation, error = await _next_on(lane, operations)
             if due_s >= begin_s:
                 recording.add(operation.kind.value, clock() - due_s, error, due_s - begin_s)
 
@@ -100,6 +94,15 @@ def poisson(random: Random, rate_per_s: float, first_s: float, end_s: float) -> 
     while at_s < end_s:
         yield at_s
         at_s += random.expovariate(rate_per_s)
+
+
+async def _next_on(lane: Lane, operations: Operations) -> tuple[Operation, str]:
+    """One operation, carried out, and the name of its error. A key that is there may be read from now on."""
+    operation = operations.next()
+    error = await lane.run(operation)
+    if operation.kind is Kind.INSERT and not error:
+        operations.acknowledged(operation.key)
+    return operation, error
 
 
 async def _all(works: Iterable[Coroutine[None, None, None]]) -> None:

@@ -48,10 +48,6 @@ class Workload:
     mix: Mapping[Kind, float]
     keys: str
 
-    @property
-    def writes_only(self) -> bool:
-        return not self.mix.keys() - {Kind.UPDATE, Kind.INSERT}
-
 
 WORKLOADS = {
     workload.name: workload
