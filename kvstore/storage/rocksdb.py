@@ -145,18 +145,24 @@ class RocksStorage:
                     written += len(value)
             else:
                 changes = WriteBatch(raw_mode=True)
-                for kind, partition, key, value in batch:
-                    stored = stored_key(partition, key)
-                    if value is None:
-                        changes.delete(stored, self._handles[kind])
-                    else:
-                        changes.put(stored, seal(stored, value), self._handles[kind])
-                        written += len(value)
+                written += self._add(changes, batch)
                 self._engine.root.write(changes)
         except Exception as error:
             raise self._write_error(error) from None
         self._group.dirty = True
         self._headroom_bytes -= written
+
+    def _add(self, changes: WriteBatch, batch: Sequence[Write]) -> int:
+        """Returns how many bytes of values went in."""
+        written = 0
+        for kind, partition, key, value in batch:
+            stored = stored_key(partition, key)
+            if value is None:
+                changes.delete(stored, self._handles[kind])
+            else:
+                changes.put(stored, seal(stored, value), self._handles[kind])
+                written += len(value)
+        return written
 
     def sync(self) -> asyncio.Future[None]:
         """One future for all who ask in the same group; SyncFuture says how to wait for it.
@@ -193,12 +199,7 @@ class RocksStorage:
         for kind in Kind:
             if kind is not Kind.META:
                 changes.delete_range(stored_key(0, b""), END, self._handles[kind])
-        for kind, partition, key, value in batch:
-            stored = stored_key(partition, key)
-            if value is None:
-                changes.delete(stored, self._handles[kind])
-            else:
-                changes.put(stored, seal(stored, value), self._handles[kind])
+        self._add(changes, batch)
         engine = self._engine
         assert isinstance(engine, Engine)
         try:
