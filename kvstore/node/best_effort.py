@@ -8,6 +8,7 @@ quorum is not met is it asked for again of as many as answered, without its prom
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from kvstore.core.message import Get, Got
 from kvstore.errors import QuorumNotMet
@@ -24,12 +25,9 @@ async def best_effort(
         return await get(request), QUORUM
     except QuorumNotMet as lost:
         answered = lost.received
-    counts = [answered, 1] if answered > 1 else [1]
-    for count in counts[:-1]:
-        try:
-            return await get(_weaker(request, count, now() - started_s)), STALE
-        except QuorumNotMet:
-            continue
+    if answered > 1:
+        with suppress(QuorumNotMet):
+            return await get(_weaker(request, answered, now() - started_s)), STALE
     return await get(_weaker(request, 1, now() - started_s)), STALE
 
 

@@ -95,7 +95,9 @@ class Coordinator:
         sloppy = not request.monotonic and _sloppy(request, properties)
         if me not in homes:
             got = await self._forwarding.forward(request, homes, partition, Got, sloppy=sloppy)
-            return got or await self._get_elsewhere(request, properties, quorum, homes, partition, key)
+            return got or await self._get_elsewhere(
+                request, properties, quorum, homes, partition, key, sloppy=sloppy
+            )
         self._refuse_small_cluster(homes, quorum)
 
         epoch = self._grace.enter()
@@ -121,7 +123,9 @@ class Coordinator:
         try:
             mine = self._replica.witness(partition, key)
         except (CorruptRecord, NotReady):
-            return await self._get_elsewhere(request, properties, quorum, homes, partition, key)
+            return await self._get_elsewhere(
+                request, properties, quorum, homes, partition, key, sloppy=sloppy
+            )
         local = (me, self._now() - started_s, mine)
         plain = not (request.session or request.monotonic)
         if quorum.r == 1 and plain:
@@ -210,6 +214,8 @@ class Coordinator:
         homes: Sequence[NodeId],
         partition: int,
         key: bytes,
+        *,
+        sloppy: bool,
     ) -> Got:
         """Without a copy here that can be read: R others must answer.
 
@@ -217,7 +223,6 @@ class Coordinator:
         no home and reaches none gets here too; then it is what stand-ins hold that counts.
         """
         deadline_s = self._peer_deadline_s(request.timeout_ms)
-        sloppy = not request.monotonic and _sloppy(request, properties)
         reads, _ = await self._read(
             homes, Read(partition, key), quorum, own_votes=0, deadline_s=deadline_s, sloppy=sloppy
         )
