@@ -114,7 +114,7 @@ class Upkeep:
             reach=reach,
             pace=pace,
             grace=grace,
-            heal=self.keys.note,
+            heal=keys.note,
         )
         anti_entropy = self.anti_entropy = AntiEntropy(
             view=view,
@@ -131,7 +131,7 @@ class Upkeep:
             storage=storage, view=view, replica=replica, trees=trees, urgent=urgent, report=report
         )
         self.answers = ExchangeAnswers(
-            view=view, storage=storage, replica=replica, trees=trees, pace=pace, heal=self.keys.note
+            view=view, storage=storage, replica=replica, trees=trees, pace=pace, heal=keys.note
         )
         self.scrub = Scrub(
             storage=storage, random=random, pace=pace, limits=limits, note=keys.note, report=report
@@ -143,14 +143,14 @@ class Upkeep:
             replica=replica,
             trees=trees,
             hints=hints,
-            exchange=self.exchange,
+            exchange=exchange,
             grace=grace,
             reach=reach,
             pace=pace,
             wall=wall,
             random=random,
             limits=limits,
-            heal=self.keys.note,
+            heal=keys.note,
             report=report,
         )
 
