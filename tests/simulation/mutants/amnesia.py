@@ -7,10 +7,11 @@ from typing import Any
 from kvstore.core.generation import Run
 from kvstore.node.ports import Kind
 from kvstore.node.recognition import Recognition
-from kvstore.node.replica import Replica, _Copy
+from kvstore.node.replica import Replica
 from kvstore.simulation.generator import Shape
 from kvstore.storage.memory import MemoryStorage
 from tests.simulation.mutants import Patch, mutant
+from tests.simulation.mutants.causality import keep_ids
 
 _WIPED = Shape(duration_s=60.0, nodes=5, n=3, w=2, r=2, kinds=("wipe",))
 _READ_ONE = Shape(duration_s=60.0, nodes=5, n=3, w=3, r=1, kinds=("wipe",))
@@ -21,22 +22,7 @@ _CLONED = Shape(duration_s=60.0, nodes=5, n=3, w=2, r=2, kinds=("clone", "pause"
 @mutant(shape=_WIPED, quick=True)
 def id_is_kept_after_a_wipe(patch: Patch) -> None:
     """B7: the same node is the same writer, and it begins to count again."""
-    original = Replica._renew
-    ids: dict[tuple[int, int], int] = {}
-    disks: list[object] = []  # kept alive, so that no other disk gets the same id()
-
-    def renew(self: Replica, partition: int) -> _Copy:
-        if not isinstance(self._storage, MemoryStorage):  # a stand-in's id lives in its hint
-            return original(self, partition)
-        disks.append(self._storage.disk)
-        name = id(self._storage.disk), partition
-        if name in ids and any(self._storage.disk.keys(kind) for kind in (Kind.DATA, Kind.COPY)):
-            return original(self, partition)
-        replica_id = ids.setdefault(name, original(self, partition).replica_id)
-        copy = self._copies[partition] = _Copy(replica_id, 0)
-        return copy
-
-    patch.setattr(Replica, "_renew", renew)
+    keep_ids(patch, on=lambda disk: not any(disk.keys(kind) for kind in (Kind.DATA, Kind.COPY)))
 
 
 @mutant(shape=_READ_ONE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from kvstore.core import encoding, vector_clock
@@ -15,10 +16,30 @@ from kvstore.node import coordinator
 from kvstore.node.coordinator import Coordinator
 from kvstore.node.ports import Kind
 from kvstore.node.replica import Replica, _Copy
-from kvstore.storage.memory import MemoryStorage
+from kvstore.storage.memory import MemoryDisk, MemoryStorage
 from tests.simulation.mutants import Patch, mutant
 
 # --- ids and dots ---------------------------------------------------------------------------------------
+
+
+def keep_ids(patch: Patch, *, on: Callable[[MemoryDisk], bool] = lambda disk: True) -> None:
+    """Who would take a new id begins to count again under the first one of its disk and partition."""
+    original = Replica._renew
+    ids: dict[tuple[int, int], int] = {}
+    disks: list[object] = []  # kept alive, so that no other disk gets the same id()
+
+    def renew(self: Replica, partition: int) -> _Copy:
+        if not isinstance(self._storage, MemoryStorage):  # a stand-in's id lives in its hint
+            return original(self, partition)
+        disk = self._storage.disk
+        disks.append(disk)
+        name = id(disk), partition
+        if name in ids and not on(disk):
+            return original(self, partition)
+        copy = self._copies[partition] = _Copy(ids.setdefault(name, len(ids) + 1), 0)
+        return copy
+
+    patch.setattr(Replica, "_renew", renew)
 
 
 @mutant()
@@ -43,20 +64,7 @@ def id_kept_after_an_unclean_stop(patch: Patch) -> None:
 @mutant(quick=True)
 def id_is_that_of_the_node(patch: Patch) -> None:
     """B4: after a restart, or with a record lost, the counter begins again under the same id."""
-    original = Replica._renew
-    ids: dict[tuple[int, int], int] = {}
-    disks: list[object] = []  # kept alive, so that no other disk gets the same id()
-
-    def renew(self: Replica, partition: int) -> _Copy:
-        if not isinstance(self._storage, MemoryStorage):  # a stand-in's id lives in its hint
-            return original(self, partition)
-        disk = self._storage.disk
-        disks.append(disk)
-        replica_id = ids.setdefault((id(disk), partition), len(ids) + 1)
-        copy = self._copies[partition] = _Copy(replica_id, 0)
-        return copy
-
-    patch.setattr(Replica, "_renew", renew)
+    keep_ids(patch)
 
 
 # --- contexts -------------------------------------------------------------------------------------------
