@@ -7,11 +7,13 @@ watch.invariants.breaches
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from kvstore.core.hint import decode_hint, split_hint_key
 from kvstore.core.message import Get, Got, Put, Written
 from kvstore.core.ring import full_key
+from kvstore.errors import CorruptRecord
 from kvstore.node.ports import Kind, Write
 from kvstore.simulation.history import Operation
 from kvstore.simulation.invariants import Invariants
@@ -23,6 +25,13 @@ from kvstore.storage.memory import MemoryDisk
 def _hint(record_key: bytes, record: bytes) -> tuple[bytes, bytes]:
     """(full key, encoded state) of a hint."""
     return split_hint_key(record_key)[1], decode_hint(record).state if record else b""
+
+
+def _readable(disk: MemoryDisk) -> Iterator[Write]:
+    for kind in (Kind.DATA, Kind.HINT):
+        for partition, key in disk.keys(kind):
+            with suppress(CorruptRecord):
+                yield kind, partition, key, disk.record(kind, partition, key)
 
 
 class WhiteBox:
@@ -67,10 +76,5 @@ class WhiteBox:
         disk = self._machines[node].disk
         if disk is not self._disks.get(node):
             self._disks[node] = disk
-            records = [
-                (kind, partition, key, disk.record(kind, partition, key))
-                for kind in (Kind.DATA, Kind.HINT)
-                for partition, key in disk.keys(kind)
-            ]
-            self.invariants.wiped(node, records)
+            self.invariants.wiped(node, _readable(disk))
             disk.observer = self.invariants.of(node)
