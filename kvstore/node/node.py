@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from kvstore.core.bucket import BucketProperties, check_bucket_name
@@ -300,20 +301,21 @@ class Node:
         self._keep(self._loop.create_task(work))
 
     def _start_loop(self, name: str, loop: Coroutine[Any, Any, None]) -> None:
-        self._keep(self._loop.create_task(loop, name=name))
+        """Whatever ends it but the stop of the node is a bug: nobody takes its place."""
+        self._keep(self._loop.create_task(loop, name=name), expected=StorageFailed)
 
-    def _keep(self, task: asyncio.Task[Any]) -> None:
+    def _keep(self, task: asyncio.Task[Any], expected: type[KVStoreError] = KVStoreError) -> None:
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, expected))
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, expected: type[KVStoreError], task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             return
         error = task.exception()
         if isinstance(error, StorageFailed):
             self.fail(error)
-        elif error is not None and not isinstance(error, KVStoreError):
+        elif error is not None and not isinstance(error, expected):
             self._report("background task failed", task=task.get_name(), reason=repr(error))
 
     def fail(self, error: KVStoreError) -> None:

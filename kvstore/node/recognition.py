@@ -114,7 +114,8 @@ class Recognition:
         if ahead:
             self.from_the_past(furthest(ahead))
         for node, gossiped in heard:
-            self._gossip.learn(gossiped)
+            with suppress(StorageFull):  # what it tells of others is told again
+                self._gossip.learn(gossiped)
             mine = self._runs.mine
             if any((run.run, run.incarnation) == (mine.run, mine.incarnation) for run in gossiped.runs):
                 self._granted[node] = None

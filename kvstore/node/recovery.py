@@ -9,10 +9,11 @@ of the W that had a write W-1 are left, of the N that may answer N-1, and W - 1 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from kvstore.core.membership import NodeId
 from kvstore.core.ring import PARTITIONS
-from kvstore.errors import CorruptRecord
+from kvstore.errors import CorruptRecord, StorageFull
 from kvstore.node.cluster_view import RECOVERING, ClusterView, recovering
 from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Kind, Storage
@@ -66,10 +67,14 @@ class Recovery:
         return [home for home in homes if home not in compared and home != me] if me in homes else []
 
     def _done(self, partition: int) -> None:
-        """What was received is in the log before this record: a crash never loses only that."""
-        self._storage.apply([recovering(each for each in self._left if each != partition)])
+        """What was received is in the log before this record: a crash never loses only that.
+
+        A record that a full disk does not take says too much, which costs comparisons after the next start.
+        """
         del self._left[partition]
         self._compared.pop(partition, None)
+        with suppress(StorageFull):
+            self._storage.apply([recovering(self._left)])
         if not self._left:
             self._report("recovered: every copy here was compared with all its other homes")
 

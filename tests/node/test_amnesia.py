@@ -25,10 +25,11 @@ from kvstore.core.message import (
 from kvstore.core.ring import PARTITIONS, full_key, partition_of
 from kvstore.core.upkeep_message import CompareTrees, FetchStates, StatesFetched, StoreStates
 from kvstore.core.vector_clock import CausalContext
-from kvstore.errors import ConfigError, NotReady, QuorumNotMet
+from kvstore.errors import ConfigError, NotReady, QuorumNotMet, StorageFull
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
 from kvstore.node.ports import Kind
+from kvstore.node.recovery import Recovery
 from kvstore.node.replica import _Copy
 from kvstore.storage.memory import MemoryDisk, MemoryStorage
 from tests.node.world import World, get, put, until, values
@@ -163,6 +164,51 @@ async def test_a_recovery_that_was_cut_off_goes_on_after_a_restart(world: World)
     n3 = await world.restart("n3")
     assert not n3.replica.recovering
     assert held(n3) == [b"v"]
+
+
+async def test_a_disk_that_is_full_when_copies_have_recovered_keeps_them_from_nothing(world: World) -> None:
+    """On disk they recover until it has room, which costs comparisons after the next start and no more."""
+    await put(world.named("n1"), KEY, b"v", w=3)
+    without_comparisons(world)
+    n3 = await wiped(world, "n3")
+    n3.replica.store(P, FULL, world.named("n1").replica.read(P, FULL))
+    await world.storages["n3"].sync()
+    world.storages["n3"].disk.full = True
+    with_everything(world)
+    await recovered(n3)
+    assert values(await get(n3, KEY, r=1)) == [b"v"]
+    world.storages["n3"].disk.full = False
+    n3 = await world.restart("n3")
+    await recovered(n3)
+    assert held(n3) == [b"v"]
+
+
+async def test_a_disk_that_is_full_at_the_start_keeps_a_node_from_nothing_it_holds_no_copy_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = World()
+    for name in ("n1", "n2", "n3", "n4", "n5"):
+        await made.start(name, expect=5)
+    made.form_at_once()
+    ask = Recovery.ask
+
+    def with_a_full_disk(self: Recovery) -> None:
+        made.storages["n3"].disk.full = True
+        ask(self)
+
+    monkeypatch.setattr(Recovery, "ask", with_a_full_disk)
+    await recovered(await wiped(made, "n3"))
+    made.storages["n3"].disk.full = False
+    await made.stop()
+    assert "background task failed" not in made.reports
+
+
+async def test_a_loop_that_ends_by_itself_is_told_of(world: World) -> None:
+    async def full() -> None:
+        raise StorageFull("no space")
+
+    world.named("n1")._start_loop("endless", full())
+    await until(lambda: world.reports == ["background task failed"])
 
 
 async def test_a_wiped_node_makes_no_dot_twice(world: World) -> None:

@@ -63,6 +63,7 @@ class World:
         self.calls: list[tuple[str, str, Request]] = []
         self.learned: dict[tuple[str, NodeId], str] = {}
         self.fatal: list[tuple[str, KVStoreError]] = []
+        self.reports: list[str] = []
         self.intercept: Callable[[str, str, Request], Request | None] = lambda _a, _b, request: request
 
     async def start(
@@ -94,7 +95,7 @@ class World:
             seeds=("n1:1",),
             bootstrap_expect=expect,
             fatal=lambda error: self.fatal.append((name, error)),
-            report=lambda event, **fields: None,
+            report=lambda event, **fields: self.reports.append(event),
         )
         self.nodes[node.node_id] = node
         self.addresses[f"{name}:1"] = node.node_id
