@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from kvstore.core.bucket import BucketProperties, check_bucket_name
@@ -40,12 +39,8 @@ from kvstore.core.message import (
     Stored,
     Written,
 )
-from kvstore.errors import (
-    KVStoreError,
-    Overloaded,
-    StorageError,
-    StorageFailed,
-)
+from kvstore.errors import KVStoreError, StorageError, StorageFailed
+from kvstore.node.background import Background
 from kvstore.node.bucket_changes import BucketChanges
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
@@ -66,7 +61,6 @@ from kvstore.node.runs import Runs
 from kvstore.node.scan import Page, Scanner, scan_here
 from kvstore.node.upkeep import Upkeep
 
-BACKGROUND_TASKS_MAX = 1024
 _STORED = Stored()
 _SAME = Held(True)
 
@@ -97,7 +91,7 @@ class Node:
         self._storage, self._peers, self.wall, self._report = storage, peers, wall, report
         self.limits, self.signing_key, self._fatal = limits, signing_key, fatal
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.background = Background(self.fail, report)
         self._stopping = False
         self.view = view
         self.runs = Runs(storage, view, random)
@@ -131,7 +125,7 @@ class Node:
             wall=wall,
             limits=limits,
             grace=self.grace,
-            spawn=self.spawn,
+            spawn=self.background.spawn,
         )
         self._wait_for_clients()
         kept = self.hinting.kept
@@ -202,7 +196,7 @@ class Node:
             grace=self.grace,
             wall=self.wall,
             limits=self.limits,
-            start=self._start_loop,
+            start=self.background.start_loop,
             report=self._report,
         )
 
@@ -241,7 +235,7 @@ class Node:
             FetchBucket: lambda request: BucketHeld(self.registry.record(request.name)),
             FetchCopy: lambda request: self.replica.copy_held(request.partition),
             **self.hinting.answers_to_peers(),
-            **self.upkeep.answers_to_peers(self._in_background),
+            **self.upkeep.answers_to_peers(self.background.answer),
         }
 
     # --- life -----------------------------------------------------------------------------------------
@@ -255,10 +249,10 @@ class Node:
         self._introduce()
         if self.recognition.recognized:
             await self._recognized()
-        self._start_loop("gossip", self.gossip.run())
-        self._start_loop("recognition", self.recognition.run())
+        self.background.start_loop("gossip", self.gossip.run())
+        self.background.start_loop("recognition", self.recognition.run())
         if self.view.layout is None and not self.replica.recovering:
-            self._start_loop("formation", self._formation.run())
+            self.background.start_loop("formation", self._formation.run())
 
     async def _recognized(self) -> None:
         """From now on this node serves, and what it holds is known to be its newest."""
@@ -267,7 +261,7 @@ class Node:
             self.upkeep.anti_entropy.urgent(partition, target)
         if self.replica.recovering:
             self.upkeep.recovery.ask()
-        self._start_loop("handoff", self.hinting.handoff.run())
+        self.background.start_loop("handoff", self.hinting.handoff.run())
         self.upkeep.start()
         self._handlers = self._answers
         self.get, self.put = self.coordinator.get, self.coordinator.put
@@ -281,10 +275,7 @@ class Node:
     async def stop(self) -> None:
         """No new work, the loops end, what is applied is synced by closing the storage."""
         self._stopping = True
-        tasks = sorted(self._tasks, key=lambda task: task.get_name())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.background.stop()
         with suppress(StorageError):  # then the stop is not clean, and the ids are given up
             self.replica.stop()
         await self._storage.close()
@@ -292,31 +283,6 @@ class Node:
     def drain(self) -> None:
         """From now on not ready: clients and balancers go elsewhere, requests are still served."""
         self._stopping = True
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Background work of a request. Over the bound it is dropped: anti-entropy repeats it."""
-        if len(self._tasks) >= BACKGROUND_TASKS_MAX:
-            work.close()
-            return
-        self._keep(self._loop.create_task(work))
-
-    def _start_loop(self, name: str, loop: Coroutine[Any, Any, None]) -> None:
-        """Whatever ends it but the stop of the node is a bug: nobody takes its place."""
-        self._keep(self._loop.create_task(loop, name=name), expected=StorageFailed)
-
-    def _keep(self, task: asyncio.Task[Any], expected: type[KVStoreError] = KVStoreError) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._ended, expected))
-
-    def _ended(self, expected: type[KVStoreError], task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            return
-        error = task.exception()
-        if isinstance(error, StorageFailed):
-            self.fail(error)
-        elif error is not None and not isinstance(error, expected):
-            self._report("background task failed", task=task.get_name(), reason=repr(error))
 
     def fail(self, error: KVStoreError) -> None:
         """The disk can no longer be trusted."""
@@ -430,15 +396,6 @@ class Node:
     async def _done(self, work: Awaitable[None]) -> Done:
         await work
         return Done()
-
-    def _in_background(self, work: Coroutine[Any, Any, Reply]) -> asyncio.Future[Reply]:
-        """For what may take long: ends with the node. Raises Overloaded."""
-        if len(self._tasks) >= BACKGROUND_TASKS_MAX:
-            work.close()
-            raise Overloaded("too much work in the background")
-        task = self._loop.create_task(work)
-        self._keep(task)
-        return task
 
     def _as_task(self, work: Coroutine[Any, Any, Reply]) -> asyncio.Future[Reply]:
         return self._loop.create_task(work)

@@ -207,7 +207,7 @@ async def test_a_loop_that_ends_by_itself_is_told_of(world: World) -> None:
     async def full() -> None:
         raise StorageFull("no space")
 
-    world.named("n1")._start_loop("endless", full())
+    world.named("n1").background.start_loop("endless", full())
     await until(lambda: world.reports == ["background task failed"])
 
 

@@ -70,7 +70,7 @@ class Cast:
 def cast(five: World) -> Cast:
     """With the loops at rest: these tests turn the wheel themselves."""
     for node in five.nodes.values():
-        for task in node._tasks:
+        for task in node.background.tasks:
             if task.get_name() == "handoff":
                 task.cancel()
     return Cast(five)

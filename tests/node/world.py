@@ -125,9 +125,9 @@ class World:
         node = self.named(name)
         storage = self.storages[name]
         if crash:
-            for task in node._tasks:
+            for task in node.background.tasks:
                 task.cancel()
-            await asyncio.gather(*node._tasks, return_exceptions=True)
+            await asyncio.gather(*node.background.tasks, return_exceptions=True)
             self.storages[name] = storage.crash()
         else:
             await node.stop()
