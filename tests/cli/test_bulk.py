@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,15 @@ def test_too_many_failures_stop_it(kv: Type, place: Path) -> None:
     assert "3 records failed" in result.stderr
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """A shell starts what it runs in the background with SIGINT ignored, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_an_interrupted_import_goes_on(kv: Type, place: Path, node: str) -> None:
     """Ctrl-C in the middle, of a real process."""
     count = 30_000  # two seconds of work: interrupted after its first pages, however slow the machine is

@@ -36,7 +36,11 @@ def cluster(place: Path) -> Iterator[DevCluster]:
 def running(cluster: DevCluster) -> DevCluster:
     for node in cluster.nodes:
         assert cluster.start(node)
-    until(lambda: all(map(cluster.ready, cluster.nodes)), "all ready")
+    try:
+        until(lambda: all(map(cluster.ready, cluster.nodes)), "all ready")
+    except AssertionError:
+        told = [(node, cluster.state(node), cluster.log(node).read_text()) for node in cluster.nodes]
+        pytest.fail(f"not all ready: {told}")
     return cluster
 
 
