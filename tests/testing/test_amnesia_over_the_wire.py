@@ -95,7 +95,7 @@ async def test_a_directory_from_the_past_is_set_aside_and_filled_again(
         await node.runs.advance()
         others = [cluster.running[name].node for name in ("n1", "n2")]
         async with asyncio.timeout(20):
-            while not any(other.runs.of(node.node_id) == node.runs.mine for other in others):
+            while not all(other.runs.of(node.node_id) == node.runs.mine for other in others):
                 await asyncio.sleep(0.02)
         if forget is cut_short:
             forget(node, tmp_path / "n3", copy)
