@@ -20,7 +20,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks import cores, growth, limits, micro, peers, shapes, trouble
+from benchmarks import budget, cores, growth, limits, micro, peers, shapes, trouble
 from benchmarks.suite import FULL, SHORT, Suite, say
 from kvstore.bench.report import text_lines, write_report
 from kvstore.bench.result import Result, machine
@@ -28,6 +28,7 @@ from kvstore.errors import KVStoreError
 
 GROUPS: dict[str, Callable[[Suite, Path], None]] = {
     "peers": peers.run,
+    "budget": budget.run,
     "limits": limits.run,
     "micro": micro.run,
     "shapes": shapes.run,

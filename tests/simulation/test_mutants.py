@@ -25,6 +25,14 @@ def test_some_are_caught_within_a_few_seeds(mutant: Mutant) -> None:
     assert hunt(mutant, range(20)) is not None
 
 
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_one_finds_what_it_breaks(mutant: Mutant) -> None:
+    """A function that was renamed is found here, and not only by the long hunt."""
+    assert mutant.possible
+    with pytest.MonkeyPatch.context() as patch:
+        mutant.plant(patch)
+
+
 _SHAPES = sorted({mutant.shape for mutant in MUTANTS}, key=repr)
 
 

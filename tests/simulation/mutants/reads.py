@@ -10,7 +10,7 @@ from kvstore.core import read_repair
 from kvstore.core.encoding import encode_state
 from kvstore.core.quorum import Quorum
 from kvstore.core.sibling import EMPTY_STATE
-from kvstore.node import coordinator, stand_ins
+from kvstore.node import coordinator, session_reads, stand_ins
 from kvstore.node.coordinator import Coordinator
 from kvstore.node.ports import Kind
 from kvstore.node.replica import Replica
@@ -72,7 +72,8 @@ def read_of_one_answer_less(patch: Patch) -> None:
 
 @mutant()
 def session_is_not_waited_for(patch: Patch) -> None:
-    patch.setattr(coordinator, "_covers", lambda state, session: True)
+    for room in (coordinator, session_reads):
+        patch.setattr(room, "covers", lambda state, session: True)
 
 
 @mutant(quick=True)
