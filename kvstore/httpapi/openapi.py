@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kvstore.core.bucket import BLIND_MODES, CONFLICTS, DURABILITIES, BucketProperties
+from kvstore.core.outcome import OK, UNKNOWN
 from kvstore.httpapi.batch_items import FIELDS, METHODS
 from kvstore.httpapi.routes import Answer, Parameter, Route
 from kvstore.httpapi.status_codes import PROBLEM_TYPE, STATUSES
@@ -16,6 +17,7 @@ _EVERYWHERE = (400, 401, 403, 500, 503)
 _PATH_TEXTS = {
     "bucket": "Letters, digits and . _ ~ -, beginning with a letter or digit",
     "key": "Any bytes, percent-encoded; a / need not be",
+    "operation": "The Idempotency-Key of the write, percent-encoded",
 }
 _TEXT = {"type": "string"}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
@@ -152,6 +154,11 @@ def _schemas() -> dict[str, Any]:
              "replicas": {"type": "array", "items": _object({"node": _TEXT, "answer": _TEXT})},
              "reason": _TEXT, "request_id": _TEXT, "instance": _TEXT},
             ("type", "title", "status"),
+        ),
+        "Outcome": _object(
+            {"operation": _TEXT, "outcome": {"type": "string", "enum": [OK, UNKNOWN]}, "n": integer,
+             "required": integer, "answered": integer, "acks": integer, "advice": _TEXT},
+            ("operation", "outcome", "n", "required", "answered", "acks"),
         ),
         "Sibling": sibling,
         "Siblings": _object(siblings, siblings),

@@ -12,6 +12,7 @@ from kvstore.httpapi.admin_routes import PROPERTIES_BYTES_MAX, AdminRoutes
 from kvstore.httpapi.data_routes import DataRoutes
 from kvstore.httpapi.media import JSON, JSON_LINES, MSGPACK, MULTIPART
 from kvstore.httpapi.options import COUNT_MAX, PRIORITIES
+from kvstore.httpapi.outcome_routes import OutcomeRoutes
 from kvstore.httpapi.repair_routes import RepairRoutes
 from kvstore.httpapi.routes import Answer, Handler, Lane, Parameter, Route
 
@@ -159,6 +160,19 @@ def collection_routes(page: Handler, batch: Handler, limits: Limits) -> tuple[Ro
               (_header("Accept", "Form of the answer; that of the request if not given"), *_COMMON),
               {m: {"type": "array", "items": _ref("Operation")} for m in (*forms, JSON_LINES)},
               (408, 413, 429, 503), "batch", writes=True, body_bytes_max=limits.batch_bytes_max),
+    )  # fmt: skip
+
+
+def outcome_routes(outcomes: OutcomeRoutes) -> tuple[Route, ...]:
+    return (
+        Route("GET", "/v1/outcome/{operation}", outcomes.outcome,
+              "What became of the write with this Idempotency-Key, after no answer or outcome unknown",
+              (Answer(200, "ok: on W homes durably; unknown: nothing can be said (never failed: see README)",
+                      {JSON: _ref("Outcome")}, ("KV-Outcome", "KV-Context")),),
+              (Parameter("bucket", "query", _TEXT, "Bucket of the write", required=True),
+               Parameter("key", "query", _TEXT, "Key of the write, percent-encoded bytes", required=True),
+               _N, _option("w", _COUNT, "Homes that must hold it durably"), _TIMEOUT, *_COMMON), {},
+              (413, 429, 503, 507)),
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ NEEDS = {
     "DELETE /v1/kv/{bucket}/{key}": "write",
     "GET /v1/kv/{bucket}": "read",
     "POST /v1/batch": "read",  # its items are judged one by one
+    "GET /v1/outcome/{operation}": "read",  # and of its bucket
     "GET /v1/buckets": "admin",
     "GET /v1/buckets/{bucket}": "read",
     "PUT /v1/buckets/{bucket}": "admin",
@@ -92,7 +93,7 @@ def expected(route: str, kind: Kind) -> int:
 
 
 def filled(path: str) -> str:
-    return path.replace("{bucket}", "users").replace("{key}", "ann")
+    return path.replace("{bucket}", "users").replace("{key}", "ann").replace("{operation}", "op-1")
 
 
 @pytest.mark.parametrize("name", KINDS)
