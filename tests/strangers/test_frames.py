@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from kvstore.core.message import Held, Reply, Request, Store, Stored
+from kvstore.core.message import Held, Read, Reply, Request, Store, Stored
+from kvstore.errors import NotReady
 from kvstore.rpc import wire
 from kvstore.rpc.frames import Sealer
 from kvstore.rpc.peer_server import PeerServer
@@ -48,7 +49,11 @@ class Server:
     def _answer(self, _sender: str, request: Request, _deadline_s: float) -> Reply:
         if self.keep:
             self.taken.append(request)
-        return Stored() if isinstance(request, Store) else Held(True)
+        if isinstance(request, Store):
+            return Stored()
+        if isinstance(request, Read):
+            return Held(True)
+        raise NotReady("altered into a request of another kind")
 
 
 # --- mutated ------------------------------------------------------------------------------------------------
