@@ -40,7 +40,7 @@ from kvstore.core.message import (
     Written,
 )
 from kvstore.core.outcome import AskOutcome, OutcomeTold
-from kvstore.errors import KVStoreError, StorageError, StorageFailed
+from kvstore.errors import InvalidRequest, KVStoreError, StorageError, StorageFailed
 from kvstore.node.background import Background
 from kvstore.node.bucket_changes import BucketChanges
 from kvstore.node.bucket_registry import BucketRegistry
@@ -384,7 +384,10 @@ class Node:
 
         Raises KVStoreError.
         """
-        return self._handlers[type(request)](request)
+        try:
+            return self._handlers[type(request)](request)
+        except OverflowError:  # storage has no place for such a partition; a look at each would cost more
+            raise InvalidRequest("it names a partition that there is not") from None
 
     def _read(self, request: Read) -> Held:
         state = self.replica.witness(request.partition, request.key)
