@@ -5,10 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?=
+STRANGERS := tests/strangers tests/rpc/test_hostile.py tests/httpapi/test_bad_input.py \
+  tests/httpapi/test_authentication.py tests/testing/test_secrets.py
 
 .DEFAULT_GOAL := help
 .PHONY: help up down logs demo test test-slow test-docker check lint types bench bench-full bench-growth bench-scale \
-  chaos pressure compose-up compose-down clean
+  chaos pressure strangers compose-up compose-down clean
 
 help: ## what there is to type
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +63,10 @@ bench-scale: $(STAMP) ## messages, bytes and memory from 3 to 1,000 nodes, check
 
 pressure: $(STAMP) ## a node under three times its load, each figure beside its control, about 2 minutes
 	@$(BIN)/python -m tests.processes.pressure
+
+strangers: $(STAMP) ## what strangers may try, counted: frames, bodies, credentials, slow clients; 10 minutes
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,security]'
+	@PATH="$(BIN):$$PATH" $(BIN)/pytest -m 'not docker' -s $(STRANGERS)
 
 compose-up: ## the five nodes in containers, on 127.0.0.1:8001 to 8005; makes deploy/.env once
 	@deploy/compose build n1

@@ -41,6 +41,7 @@ The words, each with its file:
     partition         one of 256 equal slices of the ring                       core/ring.py
     preference list   the homes of a key in the order in which to ask them      core/preference_list.py
     progress          how far a data directory has come; peers remember it      core/generation.py
+    outcome           of a write: ok, failed or unknown; and what is told later  core/outcome.py
     quorum            R answers to a read, W durable copies of a write          core/quorum.py
     read repair       sending a replica what its answer showed it lacks         core/read_repair.py
     recognition       a majority remembers this run of a node: now it serves    node/recognition.py
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
         Bucket,
         Client,
         Codec,
+        Outcome,
         Policy,
         Receipt,
         Record,
@@ -134,6 +136,7 @@ __all__ = [
     "KVStoreError",
     "NotFound",
     "NotReady",
+    "Outcome",
     "Overloaded",
     "Policy",
     "PreconditionFailed",

@@ -43,8 +43,9 @@ class KVStoreError(Exception):
     """Catch this to catch all of the above.
 
     `retryable`: the very same request may succeed later. `outcome` of a write: `failed` (provably
-    applied nowhere) or `unknown` (may be applied, now or later). `problem` is the problem document
-    (RFC 9457) that a node sent, `request_id` names the request in the node's log.
+    applied nowhere) or `unknown` (may be applied, now or later); `operation_id` names that write, in
+    clients. `problem` is the problem document (RFC 9457) that a node sent, `request_id` names the request
+    in the node's log.
     """
 
     retryable: ClassVar[bool] = False
@@ -65,6 +66,7 @@ class KVStoreError(Exception):
         self.advice = advice
         self.problem = problem or {}
         self.request_id = request_id
+        self.operation_id = ""
 
 
 class ConfigError(KVStoreError):

@@ -74,6 +74,7 @@ GLOSSARY = {
     "layout": "core/layout.py",
     "member": "core/membership.py",
     "merkle tree": "core/merkle_tree.py",
+    "outcome": "core/outcome.py",
     "partition": "core/ring.py",
     "preference list": "core/preference_list.py",
     "progress": "core/generation.py",

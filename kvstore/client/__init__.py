@@ -1,6 +1,7 @@
 """The client library: AsyncClient and Client over one pure protocol. Imports nothing of a node.
 
-asynchronous.py, synchronous.py    what users hold: clients, buckets, batches; twins, line by line
+asynchronous.py, synchronous.py    what users hold: clients and buckets; twins, line by line
+async_batch.py, sync_batch.py      batches, twins as well
 async_runner.py, sync_runner.py    one operation, attempt after attempt
 aiohttp_transport.py, urllib3_transport.py    one attempt over the network
 
@@ -18,16 +19,18 @@ codecs.py, resolvers.py    values to bytes and back; several values to one
 """
 
 from kvstore.client import codecs, resolvers
+from kvstore.client.async_batch import AsyncBatch
 from kvstore.client.async_runner import AsyncPorts
-from kvstore.client.asynchronous import AsyncBatch, AsyncBucket, AsyncClient
+from kvstore.client.asynchronous import AsyncBucket, AsyncClient
 from kvstore.client.batch import BatchGet, BatchWrite
 from kvstore.client.codecs import Codec
 from kvstore.client.options import ALL, ANY, ONE, QUORUM, Level
-from kvstore.client.records import Receipt, Record, ScanItem, Sibling
+from kvstore.client.records import Outcome, Receipt, Record, ScanItem, Sibling
 from kvstore.client.resolvers import Resolver
 from kvstore.client.retry import Policy
+from kvstore.client.sync_batch import Batch
 from kvstore.client.sync_runner import SyncPorts
-from kvstore.client.synchronous import Batch, Bucket, Client
+from kvstore.client.synchronous import Bucket, Client
 
 __all__ = [
     "ALL",
@@ -45,6 +48,7 @@ __all__ = [
     "Client",
     "Codec",
     "Level",
+    "Outcome",
     "Policy",
     "Receipt",
     "Record",

@@ -15,7 +15,7 @@ import msgpack
 
 from kvstore.client.codecs import OCTETS
 from kvstore.client.protocol import Reply
-from kvstore.client.records import Receipt, Sibling
+from kvstore.client.records import Outcome, Receipt, Sibling
 from kvstore.errors import KVStoreError
 
 META = "kv-meta-"
@@ -52,6 +52,17 @@ def receipt(headers: Mapping[str, str]) -> Receipt:
         _number(get("kv-layout", "")),
         get("kv-served", ""),
     )
+
+
+def outcome(reply: Reply) -> Outcome:
+    """Of a write that was asked for by its operation id. Raises KVStoreError if the answer does not parse."""
+    found = document(reply)
+    try:
+        counts = [int(found[name]) for name in ("acks", "n", "required", "answered")]
+        told = str(found["outcome"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(reply, error) from None
+    return Outcome(told, reply.headers.get("kv-context", ""), *counts)
 
 
 def siblings(reply: Reply) -> tuple[Sibling[bytes], ...]:

@@ -19,8 +19,8 @@ from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 from kvstore.client import answers, codecs, protocol
 from kvstore.client.aiohttp_transport import AiohttpTransport, AsyncTransport
+from kvstore.client.async_batch import AsyncBatch
 from kvstore.client.async_runner import AsyncPorts, AsyncRunner
-from kvstore.client.batch import BatchRules
 from kvstore.client.bucket_rules import BucketRules, Condition, Key
 from kvstore.client.codecs import Codec
 from kvstore.client.names import check_bucket, key_bytes
@@ -33,7 +33,7 @@ from kvstore.client.options import (
     read_and_write,
 )
 from kvstore.client.protocol import Reply, Request
-from kvstore.client.records import Receipt, Record, ScanItem
+from kvstore.client.records import Outcome, Receipt, Record, ScanItem
 from kvstore.client.resolvers import Resolver
 from kvstore.client.retry import Policy
 from kvstore.client.scan import ScanRules
@@ -279,6 +279,24 @@ class AsyncBucket(Generic[T]):
         request = self._rules.delete(key, options, Condition(context, if_match), operation_id=operation_id)
         return await self._write(request, timeout_s)
 
+    async def outcome(
+        self,
+        key: Key,
+        operation_id: str,
+        *,
+        n: int | None = None,
+        w: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Outcome:
+        """What became of a write that got no answer, or one that says "unknown".
+
+        `operation_id`: as it was given to `put` or `delete`, or that of the error. "ok" is as good as an
+        acknowledgement; "unknown" says nothing, and sending it again with the same id is safe.
+        """
+        request = self._rules.outcome(key, operation_id, n=n, w=w)
+        reply = await self._perform(request, self._timeout_of(timeout_s))
+        return self._rules.told(request, reply)
+
     async def update(
         self,
         key: Key,
@@ -397,7 +415,11 @@ class AsyncBucket(Generic[T]):
         return await self._write(request, timeout_s)
 
     async def _write(self, request: Request, timeout_s: float | None) -> Receipt:
-        reply = await self._perform(request, self._timeout_of(timeout_s))
+        try:
+            reply = await self._perform(request, self._timeout_of(timeout_s))
+        except KVStoreError as error:
+            error.operation_id = request.headers["Idempotency-Key"]
+            raise
         self._rules.seen(request, reply)
         return answers.receipt(reply.headers)
 
@@ -409,39 +431,3 @@ class AsyncBucket(Generic[T]):
 
     def _timeout_of(self, timeout_s: float | None) -> float:
         return self._rules.timeout_s if timeout_s is None else checked_timeout_s(timeout_s)
-
-
-class AsyncBatch(BatchRules[T]):
-    """The operations of one `with` block."""
-
-    def __init__(self, bucket: AsyncBucket[T], timeout_s: float | None) -> None:
-        self._runner = bucket._runner
-        super().__init__(bucket._rules, self._runner.shared.policy)
-        self._bucket = bucket
-        self._timeout_s = bucket._timeout_of(timeout_s)
-
-    async def __aenter__(self) -> Self:
-        await self._bucket._know_homes(self._rules.reads)
-        await self._bucket._know_homes(self._rules.writes)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            await self._send()
-            self.finish()
-
-    async def _send(self) -> None:
-        runner, ports = self._runner, self._runner.ports
-        deadline_s = ports.clock() + self._timeout_s
-        while True:
-            for request, chunk in self.requests():
-                try:
-                    self.answered(chunk, await runner.perform(request, self._timeout_s))
-                except KVStoreError as failure:
-                    self.lost(chunk, failure)
-            wait_s = self.next_round_s(deadline_s - ports.clock(), ports.chance())
-            if wait_s is None:
-                return
-            await ports.sleep(wait_s)

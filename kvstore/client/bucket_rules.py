@@ -23,7 +23,7 @@ from kvstore.client.options import (
     write_query,
 )
 from kvstore.client.protocol import Reply, Request, Write
-from kvstore.client.records import Receipt, Record, Sibling
+from kvstore.client.records import Outcome, Receipt, Record, Sibling
 from kvstore.client.resolvers import Resolver
 from kvstore.client.retry import Effect
 from kvstore.client.session import Session
@@ -181,6 +181,11 @@ class BucketRules(Generic[T]):
         query = self.query_of_write(options, delete=True)
         return protocol.delete(self.name, raw, query, write, homes=options.n or self._homes)
 
+    def outcome(self, key: Key, operation_id: str, *, n: int | None, w: int | None) -> Request:
+        """Raises InvalidRequest."""
+        counts = write_query(WriteOptions(w=w, n=n))
+        return protocol.outcome(self.name, key_bytes(key), operation_id, counts, homes=n or self._homes)
+
     def _without_mode(self, options: WriteOptions, condition: Condition) -> WriteOptions:
         """The bucket's default mode is for writes without a context."""
         if condition.context is None or options.mode is None or options.mode != self.writes.mode:
@@ -217,6 +222,13 @@ class BucketRules(Generic[T]):
             self.session.remember(request.key, reply.headers.get("kv-context", ""), sent)
         if self._last_seen is not None:
             self._last_seen.remember(request.key, reply if request.effect is Effect.READ else None)
+
+    def told(self, request: Request, reply: Reply) -> Outcome:
+        """What became of a write; the session has now seen that write, if anybody holds it."""
+        found = answers.outcome(reply)
+        if self.session is not None:
+            self.session.remember(request.key, found.context)
+        return found
 
     def remembered(self, request: Request, error: Unavailable) -> Reply:
         """What was read last, where the bucket has a fallback. Raises `error` otherwise."""

@@ -110,6 +110,13 @@ def _write_headers(write: Write) -> dict[str, str]:
     return headers
 
 
+def outcome(bucket: str, key: bytes, operation_id: str, counts: str, *, homes: int = 0) -> Request:
+    """`counts`: a query, or "". Raises InvalidRequest."""
+    operation = encode_segment(checked_operation_id(operation_id).encode())
+    target = f"/v1/outcome/{operation}?bucket={bucket}&key={encode_segment(key)}{counts.replace('?', '&')}"
+    return Request("GET", target, _JSON_ONLY, b"", Effect.READ, bucket, key, homes)
+
+
 # --- many keys ------------------------------------------------------------------------------------------
 
 

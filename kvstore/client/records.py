@@ -39,6 +39,21 @@ class Receipt(NamedTuple):
     served: str = ""
 
 
+class Outcome(NamedTuple):
+    """What became of a write. `outcome`: ok (as good as an acknowledgement) or unknown.
+
+    `context` supersedes that write, "" if no node that answered holds it; with `unknown` it is held, by too
+    few yet. `answered` of `n` homes said what they hold; `acks` hold the write durably, `required` have to.
+    """
+
+    outcome: str
+    context: str = ""
+    acks: int = 0
+    n: int = 0
+    required: int = 0
+    answered: int = 0
+
+
 class Sibling(NamedTuple, Generic[T]):
     """One of several concurrent values. `id` names it among them; `modified_ms` is Unix time, for
     display and for resolvers that must choose: no clock decides about siblings."""

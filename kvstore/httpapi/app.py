@@ -30,10 +30,17 @@ from kvstore.httpapi.media import encode_json
 from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.openapi import describe
 from kvstore.httpapi.options import REQUEST_ID
+from kvstore.httpapi.outcome_routes import OutcomeRoutes
 from kvstore.httpapi.rate_limits import RateLimits
 from kvstore.httpapi.repair_routes import RepairRoutes
 from kvstore.httpapi.reply import DateLine, Reply
-from kvstore.httpapi.route_table import admin_routes, collection_routes, key_routes, repair_routes
+from kvstore.httpapi.route_table import (
+    admin_routes,
+    collection_routes,
+    key_routes,
+    outcome_routes,
+    repair_routes,
+)
 from kvstore.httpapi.routes import Call, Lane, Route, Router, check_permission
 from kvstore.httpapi.service import Service
 from kvstore.httpapi.status_codes import PROBLEM_TYPE, headers_of, outcome_of, problem_of, status_of
@@ -85,6 +92,7 @@ class App:
         return (
             *of_keys,
             *collection_routes(Listing(service).page, batch.run, limits),
+            *outcome_routes(OutcomeRoutes(service, self.rates)),
             *admin_routes(admin),
             *repair_routes(RepairRoutes(service)),
         )

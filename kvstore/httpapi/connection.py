@@ -42,7 +42,10 @@ _REFUSED_LINGER_S = 0.5
 def address_of(transport: asyncio.BaseTransport) -> str:
     """The peer's IP address, of IPv6 the /64: who has one such address has all of them."""
     peer = transport.get_extra_info("peername")
-    host = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+    return address_of_host(str(peer[0])) if isinstance(peer, tuple) and peer else ""
+
+
+def address_of_host(host: str) -> str:
     if ":" not in host:
         return host
     address = IPv6Address(host.partition("%")[0])

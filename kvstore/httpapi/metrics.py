@@ -26,7 +26,7 @@ TIMED = (*ONE_KEY, "batch", "list")
 _METHODS = ("GET", "HEAD", "PUT", "DELETE", "POST", "other")
 SHED_REASONS = (
     "queue_full", "queue_timeout", "late", "gone", "outranked", "expired", "admin", "connections",
-    "connections_per_address", "client_rate", "bucket_rate",
+    "connections_per_address", "handshakes", "client_rate", "bucket_rate",
 )  # fmt: skip
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kvstore.core.bucket import BLIND_MODES, CONFLICTS, DURABILITIES, BucketProperties
+from kvstore.core.outcome import OK, UNKNOWN
 from kvstore.httpapi.batch_items import FIELDS, METHODS
+from kvstore.httpapi.parameter_schemas import BUCKET, KEY, OPERATION
 from kvstore.httpapi.routes import Answer, Parameter, Route
 from kvstore.httpapi.status_codes import PROBLEM_TYPE, STATUSES
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _EVERYWHERE = (400, 401, 403, 500, 503)
-_PATH_TEXTS = {
-    "bucket": "Letters, digits and . _ ~ -, beginning with a letter or digit",
-    "key": "Any bytes, percent-encoded; a / need not be",
-}
 _TEXT = {"type": "string"}
+_PATH: dict[str, tuple[str, dict[str, Any]]] = {
+    "bucket": ("Letters, digits and . _ ~ -, beginning with a letter or digit", BUCKET),
+    "key": ("Any bytes, percent-encoded; a / need not be", KEY),
+    "operation": ("The Idempotency-Key of the write, percent-encoded", OPERATION),
+}
+"""Placeholder -> text and schema."""
+
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _HEADER_TEXTS = {
     "ETag": "Of the siblings there are, all of them together",
@@ -75,8 +80,9 @@ def _operation(route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "parameters": [
             *(
-                _parameter(Parameter(name, "path", _TEXT, _PATH_TEXTS[name], required=True))
-                for name in _PLACEHOLDER.findall(route.path)
+                _parameter(Parameter(name, "path", schema, text, required=True))
+                for name, (text, schema) in _PATH.items()
+                if name in _PLACEHOLDER.findall(route.path)
             ),
             *map(_parameter, route.parameters),
         ],
@@ -85,13 +91,14 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.body:
         operation["requestBody"] = {
             "required": True,
-            "content": {media: {"schema": dict(schema)} for media, schema in route.body.items()},
+            "content": _content(route.body),
         }
     if route.needs is None:
         operation["security"] = []
     else:
         operation["x-role"] = route.needs.name.lower()
-    for code in sorted({*_EVERYWHERE, *route.problems}):
+    too_large = (413,) if "{key}" in route.path or "{operation}" in route.path else ()
+    for code in sorted({*_EVERYWHERE, *too_large, *route.problems}):
         operation["responses"].setdefault(str(code), _problem(code))
     return operation
 
@@ -109,12 +116,17 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 def _answer(answer: Answer) -> dict[str, Any]:
     described: dict[str, Any] = {"description": answer.text}
     if answer.media:
-        described["content"] = {media: {"schema": dict(schema)} for media, schema in answer.media.items()}
+        described["content"] = _content(answer.media)
     if answer.headers:
         described["headers"] = {
             name: {"description": _HEADER_TEXTS[name], "schema": _TEXT} for name in answer.headers
         }
     return described
+
+
+def _content(media: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Bytes of any kind have no schema (OpenAPI 3.1 §4.8.14.3)."""
+    return {name: {"schema": dict(schema)} if schema else {} for name, schema in media.items()}
 
 
 def _problem(code: int) -> dict[str, Any]:
@@ -152,6 +164,11 @@ def _schemas() -> dict[str, Any]:
              "replicas": {"type": "array", "items": _object({"node": _TEXT, "answer": _TEXT})},
              "reason": _TEXT, "request_id": _TEXT, "instance": _TEXT},
             ("type", "title", "status"),
+        ),
+        "Outcome": _object(
+            {"operation": _TEXT, "outcome": {"type": "string", "enum": [OK, UNKNOWN]}, "n": integer,
+             "required": integer, "answered": integer, "acks": integer, "advice": _TEXT},
+            ("operation", "outcome", "n", "required", "answered", "acks"),
         ),
         "Sibling": sibling,
         "Siblings": _object(siblings, siblings),

@@ -258,14 +258,15 @@ def _content_type(headers: Headers, limits: Limits) -> str:
 
 def _operation_id(headers: Headers, limits: Limits) -> bytes:
     text = headers.get(IDEMPOTENCY_KEY)
-    if text is None:
-        return b""
+    return b"" if text is None else checked_operation_id(text, limits, "Idempotency-Key")
+
+
+def checked_operation_id(text: str, limits: Limits, what: str) -> bytes:
+    """Raises InvalidRequest, TooLarge."""
     if len(text) > limits.operation_id_bytes_max:
-        raise TooLarge(f"Idempotency-Key has {len(text)} bytes, the limit is {limits.operation_id_bytes_max}")
+        raise TooLarge(f"{what} has {len(text)} bytes, the limit is {limits.operation_id_bytes_max}")
     if not _OPERATION_ID.fullmatch(text):
-        raise InvalidRequest(
-            "Idempotency-Key must be printable ASCII without spaces", advice="a random UUID does"
-        )
+        raise InvalidRequest(f"{what} must be printable ASCII without spaces", advice="a random UUID does")
     return text.encode("ascii")
 
 

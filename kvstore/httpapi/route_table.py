@@ -12,6 +12,17 @@ from kvstore.httpapi.admin_routes import PROPERTIES_BYTES_MAX, AdminRoutes
 from kvstore.httpapi.data_routes import DataRoutes
 from kvstore.httpapi.media import JSON, JSON_LINES, MSGPACK, MULTIPART
 from kvstore.httpapi.options import COUNT_MAX, PRIORITIES
+from kvstore.httpapi.outcome_routes import OutcomeRoutes
+from kvstore.httpapi.parameter_schemas import (
+    BUCKET,
+    ENTITY_TAG,
+    KEY,
+    OPERATION,
+    SIBLING,
+    TIMEOUT,
+    TIMEOUT_MS,
+    TOKEN,
+)
 from kvstore.httpapi.repair_routes import RepairRoutes
 from kvstore.httpapi.routes import Answer, Handler, Lane, Parameter, Route
 
@@ -21,7 +32,7 @@ _COUNT: Schema = {"type": "integer", "minimum": 1, "maximum": COUNT_MAX}
 _COUNT_OR_NONE: Schema = {"type": "integer", "minimum": 0, "maximum": COUNT_MAX}
 _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
-_BYTES: Schema = {"type": "string", "format": "binary"}
+_BYTES: Schema = {}  # any bytes
 _OBJECT: Schema = {"type": "object"}
 
 
@@ -39,7 +50,7 @@ def _header(name: str, text: str, schema: Schema = _TEXT) -> Parameter:
 
 _COMMON = (
     _header("KV-Request-Id", "Name of the request in answers and logs; made up if missing"),
-    _header("KV-Timeout-Ms", "Deadline in ms, as the option timeout", {"type": "integer", "minimum": 1}),
+    _header("KV-Timeout-Ms", "Deadline in ms, as the option timeout", TIMEOUT_MS),
     _header(
         "KV-Priority",
         "Who goes first where not all can; normal if not given",
@@ -47,7 +58,7 @@ _COMMON = (
     ),
     _header("traceparent", "W3C trace context; named in the log if the request fails"),
 )
-_TIMEOUT = _option("timeout", _TEXT, "Deadline: 500 or 500ms, or 2s")
+_TIMEOUT = _option("timeout", TIMEOUT, "Deadline: 500 or 500ms, or 2s")
 _N = _option("n", _COUNT, "Homes to ask; at most the bucket's n")
 _READ = (
     _N,
@@ -65,13 +76,14 @@ _READ = (
         "best_effort: where R replicas do not answer, what there is, with KV-Served: stale",
     ),
     _option("resolve", {"type": "string", "enum": ["lww"]}, "lww: of siblings only the last write, with 200"),
-    _option("sibling", _TEXT, "Only the sibling of this id"),
+    _option("sibling", SIBLING, "Only the sibling of this id"),
     _TIMEOUT,
     _header("Accept", "Form of siblings: multipart/mixed, application/json or application/msgpack"),
     _header("If-None-Match", "304 if the ETag is still this"),
     _header(
         "KV-Session",
         "KV-Context of earlier answers for this key, with commas: the answer covers them, or is 503 stale",
+        TOKEN,
     ),
     *_COMMON,
 )
@@ -90,15 +102,16 @@ _DELETE = (
     _header(
         "KV-Context",
         "KV-Context of the answers that this write is based on, with commas: supersedes what they showed",
+        TOKEN,
     ),
-    _header("If-Match", "The ETag that must be current, or * for any value"),
-    _header("Idempotency-Key", "Name of this write, at most 64 bytes: sent again, it is the same write"),
+    _header("If-Match", "The ETag that must be current, or * for any value", ENTITY_TAG),
+    _header("Idempotency-Key", "Name of this write, at most 64 bytes: sent again, it is the same", OPERATION),
     *_COMMON,
 )
 _PUT = (
     *_DELETE,
     _option("ttl", {"type": "number", "minimum": 0}, "Seconds until the value expires; 0: never"),
-    _header("If-None-Match", "*: only if there is no value"),
+    _header("If-None-Match", "*: only if there is no value", {"type": "string", "enum": ["*"]}),
     _header("Content-Type", "Stored with the value"),
     _header("KV-Meta-*", "Stored with the value; names are lower case afterwards"),
 )
@@ -162,6 +175,19 @@ def collection_routes(page: Handler, batch: Handler, limits: Limits) -> tuple[Ro
     )  # fmt: skip
 
 
+def outcome_routes(outcomes: OutcomeRoutes) -> tuple[Route, ...]:
+    return (
+        Route("GET", "/v1/outcome/{operation}", outcomes.outcome,
+              "What became of the write with this Idempotency-Key, after no answer or outcome unknown",
+              (Answer(200, "ok: on W homes durably; unknown: nothing can be said (never failed: see README)",
+                      {JSON: _ref("Outcome")}, ("KV-Outcome", "KV-Context")),),
+              (Parameter("bucket", "query", BUCKET, "Bucket of the write", required=True),
+               Parameter("key", "query", KEY, "Key of the write, percent-encoded bytes", required=True),
+               _N, _option("w", _COUNT, "Homes that must hold it durably"), _TIMEOUT, *_COMMON), {},
+              (429, 503, 507)),
+    )  # fmt: skip
+
+
 def admin_routes(admin: AdminRoutes) -> tuple[Route, ...]:
     def json_of(schema: Schema, text: str = "As described") -> tuple[Answer, ...]:
         return (Answer(200, text, {JSON: schema}),)
@@ -203,7 +229,7 @@ def admin_routes(admin: AdminRoutes) -> tuple[Route, ...]:
 
 _WAIT = (
     _option("wait", _FLAG, "Answer when it has ended, or when the time is up"),
-    _option("timeout", _TEXT, "How long to wait: 500 or 500ms, or 2s; as long as allowed if not given"),
+    _option("timeout", TIMEOUT, "How long to wait: 500 or 500ms, or 2s; as long as allowed if not given"),
 )
 
 
@@ -218,8 +244,8 @@ def repair_routes(repair: RepairRoutes) -> tuple[Route, ...]:
                _option("key", _TEXT, "Percent-encoded bytes"),
                _option("partition", {"type": "integer", "minimum": 0, "maximum": PARTITIONS - 1},
                        "Repair one partition"),
-               _option("all", _FLAG, "Repair every partition"), *_WAIT), {}, (503, 504, 507), writes=True,
-              needs=Role.ADMIN, lane=Lane.ADMIN),
+               _option("all", _FLAG, "Repair every partition"), *_WAIT), {}, (413, 503, 504, 507),
+              writes=True, needs=Role.ADMIN, lane=Lane.ADMIN),
         Route("GET", "/v1/repair", repair.status, "What this node has compared and healed, and when",
               (Answer(200, "As described", {JSON: _OBJECT}),), lane=Lane.ADMIN),
         Route("GET", "/v1/tasks", repair.tasks, "Tasks of this node, the newest first",

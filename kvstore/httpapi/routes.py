@@ -25,9 +25,9 @@ _NAMES_REMEMBERED_MAX = 4096
 class Call:
     """One request, or one operation of a batch, as handlers see it.
 
-    `options`: of the query, values as bytes. `client`: whom requests are counted for, if anybody counts
-    them. `parts`: how many it does one after the other. `waited_s`: for its body and for a place, before
-    its work began.
+    `key`: of the path; an operation id where the path names that. `options`: of the query, values as bytes.
+    `client`: whom requests are counted for, if anybody counts them. `parts`: how many it does one after the
+    other. `waited_s`: for its body and for a place, before its work began.
     """
 
     __slots__ = ("body", "bucket", "client", "headers", "key", "method", "options",
@@ -79,7 +79,7 @@ class Answer(NamedTuple):
 
 
 class Route(NamedTuple):
-    """`path`: literal, or a prefix followed by {bucket} or {bucket}/{key}.
+    """`path`: literal, or a prefix followed by {bucket}, {bucket}/{key} or {operation}.
 
     `needs`: the role a credential must have, None for a route that is open to all. `lane`: what it waits
     behind. `body_bytes_max`: 0 where no body is read. `writes`: an error must say what may have been
@@ -123,11 +123,14 @@ class Router:
         self._literal: dict[str, Methods] = {}
         buckets: dict[str, Methods] = {}
         keys: dict[str, Methods] = {}
+        self._operations: dict[str, Methods] = {}
+        tables = {
+            "": self._literal, "bucket}": buckets, "bucket}/{key}": keys, "operation}": self._operations
+        }  # fmt: skip
         for route in self.routes:
             prefix, brace, rest = route.path.partition("{")
-            table = {"": self._literal, "bucket}": buckets, "bucket}/{key}": keys}[rest]
             assert brace or not rest
-            methods = table.setdefault(prefix, {})
+            methods = tables[rest].setdefault(prefix, {})
             assert route.method not in methods, f"{route.method} {route.path} is there twice"
             methods[route.method] = route
         prefixes = dict.fromkeys([*keys, *buckets])
@@ -146,6 +149,10 @@ class Router:
                 if bucket not in self._names:
                     bucket = self._checked(bucket)
                 return Found(route, bucket, self._key(raw_key) if slash else b"")
+        for prefix, methods in self._operations.items():
+            if path.startswith(prefix):
+                route = methods.get(method) or _other(methods, method, path)
+                return Found(route, "", decoded(path[len(prefix) :]))
         literal = self._literal.get(path)
         if literal is None:
             raise NotFound(f"there is no {path[:200]}", advice="/openapi.json lists what there is")

@@ -19,6 +19,7 @@ from kvstore.httpapi.connection import Connection, ConnectionPool, Refusal
 from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.node_metrics import NodeMetrics
 from kvstore.httpapi.service import Service
+from kvstore.httpapi.tls_door import TlsDoor
 from kvstore.httpapi.upkeep_metrics import UpkeepMetrics
 
 _LINGER_S = 1.0  # reading on after an early answer, so that closing does not reset it away
@@ -66,21 +67,24 @@ class HttpServer:
         # A Reply is what aiohttp asks of a response, and no subclass of theirs (reply.py says why).
         self._manager = web.Server(cast(Any, self._app.handle), access_log=None)
         self._listeners: list[asyncio.Server] = []
+        self._door: TlsDoor | None = None
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> tuple[str, int]:
         """Listens; the bound address. Port 0 takes a free one. Raises ConfigError with the remedy."""
         loop = asyncio.get_running_loop()
-        options: dict[str, Any] = {}
-        if tls is not None:
-            options = {"ssl": tls, "ssl_handshake_timeout": self._limits.header_timeout_s}
         try:
-            first = await loop.create_server(self._accept, host, port, backlog=_BACKLOG, **options)
+            first = await loop.create_server(
+                self._accept, host, port, backlog=_BACKLOG, start_serving=tls is None
+            )
             self._listeners = [first]
-            if type(loop).__module__.startswith("uvloop"):
+            if tls is not None:
+                self._door = TlsDoor(self._pool, self._accept, tls, self._limits.header_timeout_s)
+                self._door.listen([bound.fileno() for bound in first.sockets], _BACKLOG)
+            elif type(loop).__module__.startswith("uvloop"):
                 for listening in first.sockets:
                     for _ in range(_ACCEPTS_PER_TURN - 1):
                         same = socket.socket(fileno=os.dup(listening.fileno()))
-                        self._listeners.append(await loop.create_server(self._accept, sock=same, **options))
+                        self._listeners.append(await loop.create_server(self._accept, sock=same))
         except (OSError, OverflowError) as error:
             raise _cannot_listen(host, port, error) from None
         bound = first.sockets[0].getsockname()
@@ -102,6 +106,8 @@ class HttpServer:
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.close()
+        if self._door is not None:
+            self._door.close()
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._limits.drain_timeout_s
         await self._app.finish(self._limits.drain_timeout_s)

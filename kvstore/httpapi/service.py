@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from kvstore.core.bucket import BucketProperties
 from kvstore.core.limits import Limits
 from kvstore.core.message import Get, Got, Put, Written
+from kvstore.core.outcome import AskOutcome, OutcomeTold
 from kvstore.node.ports import WallClock
 from kvstore.node.scan import Page
 from kvstore.node.tasks import Task
@@ -57,6 +58,8 @@ class Service(Protocol):
     async def get(self, request: Get, /) -> Got: ...
 
     async def put(self, request: Put, /) -> Written: ...
+
+    async def outcome(self, asked: AskOutcome, /) -> OutcomeTold: ...
 
     async def scan(
         self,

@@ -39,7 +39,8 @@ from kvstore.core.message import (
     Stored,
     Written,
 )
-from kvstore.errors import KVStoreError, StorageError, StorageFailed
+from kvstore.core.outcome import AskOutcome, OutcomeTold
+from kvstore.errors import InvalidRequest, KVStoreError, StorageError, StorageFailed
 from kvstore.node.background import Background
 from kvstore.node.bucket_changes import BucketChanges
 from kvstore.node.bucket_registry import BucketRegistry
@@ -51,6 +52,7 @@ from kvstore.node.gossip import GossipLoop
 from kvstore.node.grace import Grace
 from kvstore.node.hinting import Hinting, too_far_ahead
 from kvstore.node.hybrid_time import HybridTime
+from kvstore.node.outcomes import Outcomes
 from kvstore.node.pace import Pace
 from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Peers, Random, Storage, WallClock
@@ -141,6 +143,17 @@ class Node:
         """The parts that answer them, beside the coordinator; nobody is served before `_recognized`."""
         self.get: Callable[[Get], Coroutine[Any, Any, Got]] = not_recognized
         self.put: Callable[[Put], Coroutine[Any, Any, Written]] = not_recognized
+        self.outcome: Callable[[AskOutcome], Coroutine[Any, Any, OutcomeTold]] = not_recognized
+        self._outcomes = Outcomes(
+            view=self.view,
+            buckets=self.registry,
+            replica=self.replica,
+            stand_ins=self.hinting.stand_ins,
+            fan_out=self.coordinator.fan_out,
+            limits=self.limits,
+            grace=self.grace,
+            now=self.wall.elapsed_s,
+        )
         self._scanner = Scanner(
             view=self.view,
             buckets=self.registry,
@@ -265,6 +278,7 @@ class Node:
         self.upkeep.start()
         self._handlers = self._answers
         self.get, self.put = self.coordinator.get, self.coordinator.put
+        self.outcome = self._outcomes.told
 
     def _introduce(self) -> None:
         """Where every member is to be found."""
@@ -370,7 +384,10 @@ class Node:
 
         Raises KVStoreError.
         """
-        return self._handlers[type(request)](request)
+        try:
+            return self._handlers[type(request)](request)
+        except OverflowError:  # storage has no place for such a partition; a look at each would cost more
+            raise InvalidRequest("it names a partition that there is not") from None
 
     def _read(self, request: Read) -> Held:
         state = self.replica.witness(request.partition, request.key)

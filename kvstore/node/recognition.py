@@ -30,6 +30,7 @@ from kvstore.core.message import (
     Request,
     StoreBucket,
 )
+from kvstore.core.outcome import AskOutcome
 from kvstore.core.ring import PARTITIONS
 from kvstore.errors import ConfigError, KVStoreError, NotReady, StorageError, StorageFailed, StorageFull
 from kvstore.node.cluster_view import ClusterView, recovering
@@ -204,7 +205,7 @@ def before_recognition(answers: dict[type[Request], Answer]) -> dict[type[Reques
     return {kind: answer if kind in _ANSWERED_AT_ONCE else _refuse for kind, answer in answers.items()}
 
 
-async def not_recognized(request: Get | Put) -> Any:
+async def not_recognized(request: Get | Put | AskOutcome) -> Any:
     raise starting()
 
 

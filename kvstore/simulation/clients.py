@@ -1,22 +1,26 @@
 """Clients that carry out a plan against the nodes, and write down what they did and saw.
 
 A client does its actions one after the other. It turns to the next node where a request was applied
-nowhere, and sends a write of unknown outcome again, as the same write, where its action says so. Tokens
-are encoded contexts: of a get the context of the state, of a put what `Written` gave.
+nowhere, and sends a write of unknown outcome again, as the same write, or asks what became of it, where its
+action says so; a write of which it is told `ok` is acknowledged. Tokens are encoded contexts: of a get the
+context of the state, of a put what `Written` gave.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from kvstore.core.encoding import decode_context, decode_state, encode_context
 from kvstore.core.message import Get, Got, Put, Written
+from kvstore.core.outcome import OK, AskOutcome, OutcomeTold
 from kvstore.core.ring import full_key, partition_of
 from kvstore.core.sibling import EMPTY_STATE, collapse, last_write
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot
 from kvstore.errors import ConnectError, CorruptRecord, KVStoreError, RequestTimeout
+from kvstore.node.node import Node
 from kvstore.node.ports import Kind as NodeKind
 from kvstore.simulation.history import Ended, History, Kind, Operation
 from kvstore.simulation.loop import VirtualTimeLoop
@@ -71,8 +75,10 @@ class Clients:
                 await asyncio.sleep(wait_s)
             await client.act(action)
 
-    async def ask(self, machine: SimulatedMachine, request: Get | Put, timeout_s: float = TIMEOUT_S) -> Any:
-        """As a client of this machine: Got or Written. Raises KVStoreError, RequestTimeout for no answer.
+    async def ask(
+        self, machine: SimulatedMachine, request: Get | Put | AskOutcome, timeout_s: float = TIMEOUT_S
+    ) -> Any:
+        """As a client of this machine: what its node says. Raises KVStoreError, RequestTimeout for no answer.
 
         A process that ends breaks the connection; one that is stalled reads the request when it runs
         again, if that is soon enough, whether or not anybody waits.
@@ -101,8 +107,7 @@ class Clients:
             if process.owner.ended:
                 _settle(answer, RequestTimeout(_RESET))
                 return
-            work = node.get(request) if isinstance(request, Get) else node.put(request)
-            process.owner.task(work).add_done_callback(ended)
+            process.owner.task(_work(node, request)).add_done_callback(ended)
 
         timer = self._loop.call_later(timeout_s, _settle, answer, RequestTimeout("no answer in time"))
         if process.owner.stalled is not None and process.endpoint is not None:
@@ -116,6 +121,12 @@ class Clients:
             return reply
         finally:
             timer.cancel()
+
+
+def _work(node: Node, request: Get | Put | AskOutcome) -> Coroutine[Any, Any, Any]:
+    if isinstance(request, Get):
+        return node.get(request)
+    return node.put(request) if isinstance(request, Put) else node.outcome(request)
 
 
 def _settle(answer: asyncio.Future[Any], result: Any) -> None:
@@ -144,8 +155,8 @@ class _Client:
             operation.error = type(answer).__name__
         else:
             operation.node = machine.name
-            self._learn(action.key, operation, answer)
-            if isinstance(answer, Written):
+            self._learn(action.key, operation, answer, known)
+            if not isinstance(answer, Got):
                 for observer in everything._observers:
                     observer.acked(machine.name, operation)
         everything._trace.add(
@@ -242,8 +253,29 @@ class _Client:
                 probes.hit("write refused before it was applied", isinstance(request, Put))
                 await asyncio.sleep(_NEXT_NODE_S)
         operation.attempts = max(1, sent)
+        if sent and action.ask and isinstance(request, Put):
+            told = await self._what_became_of(request, machine)
+            if told is not None and told.outcome == OK:
+                return Ended.OK, told, machine
         ended = Ended.UNKNOWN if sent or isinstance(request, Get) else Ended.FAILED
         return ended, error, machine
+
+    async def _what_became_of(self, request: Put, last: SimulatedMachine) -> OutcomeTold | None:
+        """As told by the first node after the last one that says anything."""
+        everything = self._all
+        question = AskOutcome(
+            request.bucket, request.key, request.operation_id, timeout_ms=int(TIMEOUT_S * 1000)
+        )
+        for step in range(1, ATTEMPTS_MAX):
+            at = (last.number + step) % len(everything._machines)
+            try:
+                told: OutcomeTold = await everything.ask(everything._machines[at], question)
+            except KVStoreError:
+                await asyncio.sleep(_NEXT_NODE_S)
+                continue
+            everything._probes.hit(f"outcome told {told.outcome}")
+            return told
+        return None
 
     def _dots_of(self, request: Put) -> set[Dot]:
         """Dots that this write has already, on any disk."""
@@ -261,10 +293,14 @@ class _Client:
         found = any(covers(dot) for dot in before)
         self._all._probes.hit("retry found its own write" if found else "retry wrote again")
 
-    def _learn(self, key: str, operation: Operation, answer: Got | Written) -> None:
-        if isinstance(answer, Written):
+    def _learn(
+        self, key: str, operation: Operation, answer: Got | Written | OutcomeTold, known: _Known | None
+    ) -> None:
+        if not isinstance(answer, Got):
             elements = frozenset(operation.value.split())
             token = answer.context
+            if isinstance(answer, OutcomeTold) and known is not None:  # it knows the write, not its token
+                token = encode_context(decode_context(token).join(decode_context(known.token)))
         else:
             token, elements = self._see(operation, answer)
         self._known[key] = _Known(token, operation.index, elements)

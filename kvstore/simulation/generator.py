@@ -229,6 +229,7 @@ def _action(
         retry=chance.happens("retry", 0.5),
         session=kind == "get" and chance.happens("session", 0.3),
         value_bytes=chance.pick("bytes", (0, 0, 100, 1000)) if kind == "put" else 0,
+        ask=kind != "get" and chance.happens("ask", 0.5),
     )
 
 

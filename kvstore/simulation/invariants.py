@@ -187,12 +187,8 @@ class Invariants:
 
     def acked(self, key: bytes, context: bytes, w: int) -> None:
         """A synced write was acknowledged, now, with this encoded context."""
-        self.checked["acknowledgements"] += 1
+        self.durable(key, context, w)
         wanted = decode_context(context)
-        holders = [name for name, disk in self._disks.items() if _holds(disk, key, wanted)]
-        if len(holders) < w:
-            where = ", ".join(holders) or "nobody"
-            self._breach("I6", key, "", f"acknowledged with w={w}, durable at {where}")
         known = self._keys.setdefault(key, _Key())
         bits = known.bits_of(wanted)
         newest = bits & ~known.superseded_within(bits)
@@ -201,6 +197,15 @@ class Invariants:
             self._breach(
                 "I2", key, "", f"the answer to a write covers {dots}: it should add one to its token"
             )
+
+    def durable(self, key: bytes, context: bytes, w: int) -> None:
+        """A client was told, now, that a write of this encoded context is done."""
+        self.checked["acknowledgements"] += 1
+        wanted = decode_context(context)
+        holders = [name for name, disk in self._disks.items() if _holds(disk, key, wanted)]
+        if len(holders) < w:
+            where = ", ".join(holders) or "nobody"
+            self._breach("I6", key, "", f"acknowledged with w={w}, durable at {where}")
 
     # --- disks ----------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from kvstore.core.limits import DEFAULT_LIMITS
 from kvstore.core.membership import Member, NodeId
 from kvstore.core.message import Get, Got, Put, Written
+from kvstore.core.outcome import AskOutcome, OutcomeTold
 from kvstore.errors import ConfigError, KVStoreError, StorageError
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
@@ -54,10 +55,12 @@ class Observer(Protocol):
 
     def applied(self, node: str, batch: Sequence[Write]) -> None: ...
 
-    def asked(self, node: str, request: Get | Put) -> None:
+    def asked(self, node: str, request: Get | Put | AskOutcome) -> None:
         """A client sends this, to this node first."""
 
-    def answered(self, node: str, request: Get | Put, answer: Got | Written) -> None: ...
+    def answered(
+        self, node: str, request: Get | Put | AskOutcome, answer: Got | Written | OutcomeTold
+    ) -> None: ...
 
     def acked(self, node: str, operation: Operation) -> None:
         """A client was told that its write is done. `World.machines` shows what is durable where."""

@@ -31,7 +31,8 @@ class Action(NamedTuple):
 
     `number` names it in the whole plan; its write id follows from it. `node`: position of the machine
     asked first. `token`: with what the client last learned of the key; without, a put or delete sits
-    beside what is there. `retry`: sent again, as the same write, if its outcome is unknown.
+    beside what is there. `retry`: sent again, as the same write, if its outcome is unknown. `ask`: if it is
+    unknown in the end, the nodes are asked what became of it.
     """
 
     number: int
@@ -43,6 +44,7 @@ class Action(NamedTuple):
     retry: bool = False
     session: bool = False
     value_bytes: int = 0
+    ask: bool = False
 
 
 class Fault(NamedTuple):

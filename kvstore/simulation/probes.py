@@ -16,6 +16,8 @@ EXPECTED = (
     "corrupt record met",
     "write unknown",
     "write refused before it was applied",
+    "outcome told ok",
+    "outcome told unknown",
     "process ended itself",
     "message repeated",
     "message late",

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from kvstore.core.hint import decode_hint, split_hint_key
 from kvstore.core.message import Get, Got, Put, Written
+from kvstore.core.outcome import OK, AskOutcome, OutcomeTold
 from kvstore.core.ring import full_key
 from kvstore.errors import CorruptRecord
 from kvstore.node.ports import Kind, Write
@@ -50,14 +51,19 @@ class WhiteBox:
             self._disks[name] = machine.disk
             machine.disk.observer = self.invariants.of(name)
 
-    def asked(self, node: str, request: Get | Put) -> None:
+    def asked(self, node: str, request: Get | Put | AskOutcome) -> None:
         if isinstance(request, Put) and request.operation_id and request.if_match is None:
             self.invariants.asked(request.operation_id, request.context)
 
-    def answered(self, node: str, request: Get | Put, answer: Got | Written) -> None:
+    def answered(
+        self, node: str, request: Get | Put | AskOutcome, answer: Got | Written | OutcomeTold
+    ) -> None:
         key = full_key(request.bucket, request.key)
         if isinstance(answer, Got):
             self.invariants.answered(key, answer.state)
+        elif isinstance(answer, OutcomeTold):
+            if answer.outcome == OK:
+                self.invariants.durable(key, answer.context, self._w)
         else:
             self.invariants.acked(key, answer.context, self._w)
 

@@ -23,7 +23,7 @@ from kvstore.core.limits import DEFAULT_LIMITS
 from kvstore.core.ring import full_key, partition_of, split_key
 from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, find_operation, shown, write
 from kvstore.core.token import open_joined, seal, token_key
-from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot
+from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot, context_of
 from kvstore.errors import (
     ContextRequired,
     InvalidContext,
@@ -144,6 +144,8 @@ class FakeNode:
                 return self._batch(msgpack.unpackb(request.body))
             case "GET", "cluster", False:
                 return _json({"cluster_id": "fake", "answered_by": "fake", "members": []})
+            case "GET", "outcome", False:
+                return self._outcome(unquote_to_bytes(bucket), options, headers)
         check_bucket_name(bucket)
         match request.method, route, bool(slash):
             case "GET", "kv", False:
@@ -217,6 +219,19 @@ class FakeNode:
             "kv-siblings": str(len(state.siblings)),
         }
         return Reply(204, headers, b"")
+
+    def _outcome(self, operation_id: bytes, options: Mapping[str, bytes], headers: dict[str, str]) -> Reply:
+        asked = _Asked(options["bucket"].decode(), options["key"], options, headers)
+        counts = self._properties(asked.bucket).quorum(n=_count(options, "n"), w=_count(options, "w"))
+        found = find_operation(self._state(asked), operation_id)
+        told: dict[str, Any] = {"operation": operation_id.decode(), "outcome": "ok" if found else "unknown"}
+        told |= {"n": counts.n, "required": counts.w, "answered": counts.n, "acks": counts.n if found else 0}
+        reply = _json(told)
+        if found:
+            reply = reply._replace(
+                headers={**reply.headers, "kv-context": self._sealed(context_of([found[0]]), asked)}
+            )
+        return reply
 
     def _met(self, asked: _Asked, state: KeyState, context: CausalContext | None) -> CausalContext | None:
         """What the write has seen, once its condition holds. Raises PreconditionFailed."""

@@ -557,3 +557,44 @@ async def test_the_cluster_tells_about_itself(client: Any, users: Any) -> None:
     assert "members" in await client.cluster()
     await users.put("ann", b"1")
     assert (await users.explain("ann"))["homes"]
+
+
+# --- what became of a write -------------------------------------------------------------------------
+
+
+async def test_an_operation_that_was_acknowledged_is_ok(users: Any) -> None:
+    await users.put("ann", b"1", operation_id="order/17")
+    told = await users.outcome("ann", "order/17")
+    assert (told.outcome, told.n, told.required, told.answered) == ("ok", 3, 2, 3)
+    assert told.acks >= 2
+    await users.put("ann", b"2", context=told.context)
+    assert await users.get("ann") == b"2"
+
+
+async def test_an_operation_that_is_not_there_is_unknown(users: Any) -> None:
+    await users.put("ann", b"1", operation_id="first")
+    assert (await users.outcome("ann", "never")).outcome == "unknown"
+    await users.put("ann", b"2", context=(await users.fetch("ann")).context)
+    told = await users.outcome("ann", "first")
+    assert (told.outcome, told.context) == ("unknown", "")
+
+
+async def test_a_delete_has_an_outcome_too(users: Any) -> None:
+    await users.put("ann", b"1")
+    await users.delete("ann", operation_id="gone")
+    assert (await users.outcome("ann", "gone")).outcome == "ok"
+
+
+async def test_a_session_has_seen_the_write_that_it_was_told_of(client: Any, bucket_name: str) -> None:
+    await client.bucket(bucket_name).put("ann", b"1", operation_id="op")
+    mine = client.bucket(bucket_name, session=True)
+    await mine.outcome("ann", "op")
+    await mine.put("ann", b"2")
+    record = await mine.fetch("ann")
+    assert (record.conflicted, record.value) == (False, b"2")
+
+
+@pytest.mark.parametrize("operation_id", ["", "a b", "x" * 65, 7])
+async def test_what_is_no_operation_id(users: Any, operation_id: Any) -> None:
+    with pytest.raises(InvalidRequest):
+        await users.outcome("ann", operation_id)

@@ -8,8 +8,11 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from types import ModuleType
 
-from kvstore.client import asynchronous, synchronous
+import pytest
+
+from kvstore.client import async_batch, asynchronous, sync_batch, synchronous
 
 LEFT_OUT = [
     (r"\basync (def|with|for)\b", r"\1"),
@@ -20,8 +23,9 @@ LEFT_OUT = [
     (r"\bAsync(Runner|Ports|Transport)\b", r"Sync\1"),
     (r"\bAiohttpTransport\b", "Urllib3Transport"),
     (r"\baiohttp_transport\b", "urllib3_transport"),
-    (r"\basync_runner\b", "sync_runner"),
-    ("asynchronous client, over aiohttp", "synchronous client, over urllib3"),
+    (r"\basync_(batch|runner)\b", r"sync_\1"),
+    (r"\basynchronous\b", "synchronous"),
+    ("client, over aiohttp", "client, over urllib3"),
     (
         "Many tasks may share one; it belongs to the event loop that first uses it.",
         "Many threads may share one.",
@@ -39,9 +43,20 @@ def normal(source: str) -> str:
     return ast.unparse(tree)
 
 
-def test_the_synchronous_client_is_the_asynchronous_one_without_its_waits() -> None:
-    source = inspect.getsource(asynchronous)
+TWINS = [(asynchronous, synchronous), (async_batch, sync_batch)]
+
+
+@pytest.mark.parametrize("twins", TWINS, ids=["client", "batch"])
+def test_the_synchronous_client_is_the_asynchronous_one_without_its_waits(
+    twins: tuple[ModuleType, ModuleType],
+) -> None:
+    source = inspect.getsource(twins[0])
     for pattern, replacement in LEFT_OUT:
-        source, found = re.subn(pattern, replacement, source)
-        assert found, f"{pattern} occurs no more"
-    assert normal(source).splitlines() == normal(inspect.getsource(synchronous)).splitlines()
+        source = re.sub(pattern, replacement, source)
+    assert normal(source).splitlines() == normal(inspect.getsource(twins[1])).splitlines()
+
+
+def test_nothing_is_left_out_that_is_not_there() -> None:
+    everything = "".join(inspect.getsource(first) for first, _ in TWINS)
+    for pattern, _ in LEFT_OUT:
+        assert re.search(pattern, everything), f"{pattern} occurs no more"

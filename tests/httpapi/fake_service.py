@@ -11,10 +11,11 @@ from kvstore.core.encoding import decode_context, decode_state, encode_context, 
 from kvstore.core.hybrid_clock import tick
 from kvstore.core.limits import Limits
 from kvstore.core.message import Get, Got, Put, Receipt, Written
+from kvstore.core.outcome import AskOutcome, OutcomeTold, dots_of, outcome_of
 from kvstore.core.ring import full_key, split_key
 from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, find_operation, shown, write
 from kvstore.core.token import token_key
-from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext
+from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, context_of
 from kvstore.errors import ContextRequired, PreconditionFailed
 from kvstore.node.scan import Page
 from kvstore.node.tasks import Task, Tasks
@@ -98,6 +99,8 @@ class FakeService:
         self.counter = 0
         self.seen: list[Get | Put] = []
         self.scans: list[dict[str, Any]] = []
+        self.outcomes: list[AskOutcome] = []
+        self.acks = 3
         self.failure: BaseException | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -157,6 +160,15 @@ class FakeService:
             len(shown(state, self.wall.now_ms())),
             self.receipt,
         )
+
+    async def outcome(self, asked: AskOutcome, /) -> OutcomeTold:
+        self.outcomes.append(asked)
+        self._fail()
+        state = self.state(asked.bucket, asked.key)
+        dots = dots_of([encode_state(state)], asked.operation_id)
+        acks = self.acks if dots else 0
+        context = encode_context(context_of(dots)) if dots else b""
+        return OutcomeTold(outcome_of(dots, acks=acks, w=2), context, 3, 2, 3, acks)
 
     def _write(
         self, request: Put, properties: BucketProperties, state: KeyState, token: CausalContext | None

@@ -6,6 +6,7 @@ and one whose need changes in the table of the node is noticed.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from kvstore.core.credential import Credentials, Principal, Role, hash_of, only
-from tests.httpapi.conftest import Api, Start
+from tests.httpapi.conftest import DEADLINE_S, Api, Start
 from tests.httpapi.fake_service import START_MS
 
 K = "/v1/kv/users/ann"
@@ -25,6 +26,7 @@ NEEDS = {
     "DELETE /v1/kv/{bucket}/{key}": "write",
     "GET /v1/kv/{bucket}": "read",
     "POST /v1/batch": "read",  # its items are judged one by one
+    "GET /v1/outcome/{operation}": "read",  # and of its bucket
     "GET /v1/buckets": "admin",
     "GET /v1/buckets/{bucket}": "read",
     "PUT /v1/buckets/{bucket}": "admin",
@@ -61,6 +63,7 @@ KINDS = {
     "a beginning": Kind("Bearer tok3n-admin-al", 0),
     "its hash": Kind(f"Bearer {hash_of(b'tok3n-admin-all').hex()}", 0),
     "expired": Kind("Bearer tok3n-expired", 0),
+    "revoked": Kind("Bearer tok3n-revoked", 0),
     **{
         f"{role} of {buckets}": Kind(f"Bearer tok3n-{role}-{buckets}", RANKS[role], buckets)
         for role in ("read", "write", "admin")
@@ -92,12 +95,16 @@ def expected(route: str, kind: Kind) -> int:
 
 
 def filled(path: str) -> str:
-    return path.replace("{bucket}", "users").replace("{key}", "ann")
+    return path.replace("{bucket}", "users").replace("{key}", "ann").replace("{operation}", "op-1")
 
 
 @pytest.mark.parametrize("name", KINDS)
 async def test_every_route_with_this_credential(start: Start, name: str) -> None:
-    api: Api = await start(credentials=credentials())
+    revoked = only("tok3n-revoked", "once")
+    api: Api = await start(credentials=Credentials(revoked))
+    assert (await api.get(K, Authorization="Bearer tok3n-revoked")).status == 404
+    api.server.let_in(credentials())
+    api.service.seen.clear()
     kind = KINDS[name]
     routes = api.server._app.router.routes
     assert {f"{route.method} {route.path}" for route in routes} == set(NEEDS)
@@ -127,6 +134,22 @@ async def test_who_is_not_known_learns_nothing(start: Start, name: str) -> None:
         assert answer.status == 401
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
     assert (await api.ask("PATCH", K, None, headers)).status == 401
+
+
+@pytest.mark.parametrize(("token", "status"), [(b"nobody", b"401"), (b"tok3n-read-all", b"403")])
+async def test_who_may_not_is_told_before_any_of_the_body_is_there(
+    start: Start, token: bytes, status: bytes
+) -> None:
+    """Strangers cannot make a node hold what they send: none of the announced mebibyte ever comes."""
+    api: Api = await start(credentials=credentials())
+    async with api.raw() as (reader, writer):
+        writer.write(
+            f"PUT {K} HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n".encode()
+            + b"Authorization: Bearer " + token + b"\r\n\r\n"
+        )  # fmt: skip
+        async with asyncio.timeout(DEADLINE_S):
+            assert (await reader.readline()).split()[1] == status
+    assert api.service.seen == []
 
 
 async def test_with_one_token_everything_asks_for_it_but_health_and_version(start: Start) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import tracemalloc
-from typing import Any
 
 import msgpack
 import pytest
@@ -16,14 +15,9 @@ from kvstore.core.limits import DEFAULT_LIMITS
 from kvstore.core.message import Held, Read, Reply, Request, Store, Stored
 from kvstore.errors import PeerTimeout
 from kvstore.rpc import wire
-from kvstore.rpc.connection import Connection
-from kvstore.rpc.frames import Sealer
-from kvstore.rpc.handshake import Handshake
 from kvstore.rpc.peer_server import PeerServer
 from tests.rpc.support import BOB, CARL, Network, Told, echo, error_of, eventually, frames_of, identity
-
-READ, STORE = 2, 3
-"""Their numbers on the wire."""
+from tests.rpc.wireless import READ, Wireless, garbled
 
 
 class Counting:
@@ -212,94 +206,6 @@ async def test_replies_nobody_asked_for_are_ignored(network: Network) -> None:
 
 
 # --- fuzz -----------------------------------------------------------------------------------------------
-
-
-def garbled(chance: random.Random) -> list[bytes]:
-    """One to three encoded requests, some of them altered."""
-    messages = []
-    for n in range(chance.randint(1, 3)):
-        request = Read(1, b"k") if chance.random() < 0.5 else Store(1, b"key", b"state" * 9)
-        number = READ if isinstance(request, Read) else STORE
-        message = bytearray(wire.encode_request(n, number, 5.0, chance.randrange(3), request))
-        for _ in range(chance.randint(0, 3)):
-            at = chance.randrange(len(message) + 1)
-            match chance.randrange(4):
-                case 0 if at < len(message):
-                    message[at] = chance.randrange(256)
-                case 1:
-                    message[at:at] = chance.randbytes(chance.randint(1, 9))
-                case 2:
-                    del message[at : at + chance.randint(1, 9)]
-                case _:
-                    message = bytearray(chance.randbytes(chance.randint(1, 60)))
-        messages.append(bytes(message))
-    return messages
-
-
-class Wireless:
-    """A proven peer and the server's end of its connection, with no network between."""
-
-    def __init__(self, server: PeerServer) -> None:
-        self._server = server
-        self._connection: Connection | None = None
-
-    def say(self, messages: list[bytes]) -> str:
-        """Returns why the connection ended, "" if it did not."""
-        connection = self._connection or self._connect()
-        connection.data_received(self._sealer.seal(messages))
-        self._transport.taken()
-        if not connection.reason:
-            return ""
-        self.hang_up()
-        return connection.reason
-
-    def hang_up(self) -> None:
-        if self._connection is not None:
-            self._connection.connection_lost(None)
-            self._connection = None
-
-    def _connect(self) -> Connection:
-        self._transport = _Nowhere()
-        self._connection = connection = self._server._accept()
-        connection.connection_made(self._transport)
-        handshake = Handshake(identity(CARL), client=True)
-        connection.data_received(handshake.start())
-        connection.data_received(handshake.feed(self._transport.taken()))
-        handshake.feed(self._transport.taken())
-        assert handshake.established is not None
-        self._sealer = Sealer(handshake.established.send_key)
-        return connection
-
-
-class _Nowhere(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self._written: list[bytes] = []
-
-    def taken(self) -> bytes:
-        data = b"".join(self._written)
-        self._written.clear()
-        return data
-
-    def write(self, data: Any) -> None:
-        self._written.append(bytes(data))
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return _Socket() if name == "socket" else ("127.0.0.1", 1)
-
-    def abort(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class _Socket:
-    def setsockopt(self, *_: Any) -> None:
-        pass
 
 
 def fuzz(seed: int, rounds: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from kvstore.core.message import Get, Got, Put, Written
+from kvstore.core.outcome import AskOutcome, OutcomeTold
 from kvstore.node.ports import Write
 from kvstore.simulation.campaign import report_of
 from kvstore.simulation.faults import KINDS
@@ -27,9 +28,11 @@ class Diary:
 
     def began(self, machines: Mapping[str, SimulatedMachine], plan: Plan) -> None: ...
 
-    def asked(self, node: str, request: Get | Put) -> None: ...
+    def asked(self, node: str, request: Get | Put | AskOutcome) -> None: ...
 
-    def answered(self, node: str, request: Get | Put, answer: Got | Written) -> None: ...
+    def answered(
+        self, node: str, request: Get | Put | AskOutcome, answer: Got | Written | OutcomeTold
+    ) -> None: ...
 
     def applied(self, node: str, batch: Sequence[Write]) -> None:
         self.batches += 1

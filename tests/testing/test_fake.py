@@ -45,6 +45,17 @@ async def test_a_write_that_was_applied_although_it_timed_out() -> None:
             await users.put("ann", b"1", if_absent=True)
 
 
+async def test_what_became_of_a_write_is_asked_by_the_name_that_the_error_has() -> None:
+    async with FakeClient() as kv:
+        users = kv.bucket("users")
+        for applied, outcome in ((True, "ok"), (False, "unknown")):
+            kv.fail_next("write-timeout", times=100, applied=applied)
+            with pytest.raises(QuorumNotMet) as raised:
+                await users.put(outcome, b"1")
+            kv.node._failures.clear()
+            assert (await users.outcome(outcome, raised.value.operation_id)).outcome == outcome
+
+
 async def test_a_retried_write_is_one_write() -> None:
     async with FakeClient() as kv:
         users = kv.bucket("users")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trustme
@@ -313,3 +315,62 @@ def test_open_addresses_without_tls_are_pointed_out(tmp_path: Path) -> None:
     files = Files(tmp_path)
     files.key.chmod(0o600)
     assert load({**settings, **files.settings}).warnings == ()
+
+
+async def test_connections_that_never_begin_tls_are_bounded_too(tmp_path: Path) -> None:
+    """Their descriptors are the node's. One too many is closed at once, before a handshake costs anything."""
+    files, most, asked = Files(tmp_path), 8, 60
+    async with LocalCluster(nodes=1, connections_max=most, **files.settings) as cluster:
+        host, port = cluster.running["n1"].http_address.split(":")
+        streams = [await asyncio.open_connection(host, int(port)) for _ in range(asked)]
+        ends = [asyncio.ensure_future(reader.read()) for reader, _ in streams]
+        await until(lambda: sum(end.done() for end in ends) == asked - most, "all but those are closed")
+        for _, writer in streams:
+            writer.transport.abort()
+        await asyncio.gather(*ends, return_exceptions=True)
+        async with AsyncClient(cluster.endpoints, ssl=files.trust()) as client:
+            await client.bucket("users").put("ann", b"v")
+
+
+async def test_a_request_that_comes_with_the_end_of_the_handshake_is_answered(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    async with LocalCluster(nodes=1, **files.settings) as cluster:
+        host, port = cluster.running["n1"].http_address.split(":")
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=files.trust())
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            async with asyncio.timeout(DEADLINE_S):
+                assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            writer.transport.abort()
+
+
+async def test_a_node_without_descriptors_does_not_spin_and_takes_clients_again(tmp_path: Path) -> None:
+    """B17: the kernel says at every look that somebody waits; a look that cannot help is worth a second."""
+    files = Files(tmp_path)
+    async with LocalCluster(nodes=1, **files.settings) as cluster:
+        door = cluster.running["n1"]._http._door
+        assert door is not None
+        looks, arrive = 0, door._arrive
+
+        class Exhausted:
+            def __init__(self, bound: socket.socket) -> None:
+                self.fileno, self._bound, self.over = bound.fileno, bound, False
+
+            def accept(self) -> tuple[socket.socket, Any]:
+                nonlocal looks
+                looks += 1
+                if not self.over:
+                    raise OSError(errno.EMFILE, "Too many open files")
+                return self._bound.accept()
+
+        (bound,) = door._listening
+        exhausted = cast(Any, Exhausted(bound))
+        door._listening.append(exhausted)
+        asyncio.get_running_loop().add_reader(bound.fileno(), arrive, exhausted)
+        async with AsyncClient(cluster.endpoints, ssl=files.trust(), connect_timeout_s=5.0) as client:
+            going = asyncio.ensure_future(client.cluster())
+            await until(lambda: looks, "somebody waits")
+            assert looks == 1
+            exhausted.over = True
+            await going
+        door._listening.pop()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from kvstore.core import sibling
 from kvstore.core.message import Get, Put
+from kvstore.core.outcome import OK, UNKNOWN
 from kvstore.core.preference_list import by_reach
 from kvstore.core.sibling import Version
 from kvstore.core.vector_clock import Dot
 from kvstore.errors import PeerError
-from kvstore.node import replica
+from kvstore.node import outcomes, replica
 from kvstore.node.forwarding import Forwarding
 from tests.simulation.mutants import Patch, mutant
 
@@ -64,3 +66,25 @@ def a_lost_quorum_is_reported_as_failed(patch: Patch) -> None:
         return lost(*arguments, outcome="failed")
 
     patch.setattr(coordinator, "lost", certain)
+
+
+@mutant()
+def an_outcome_is_ok_as_soon_as_anybody_holds_the_write(patch: Patch) -> None:
+    """Whoever asks what became of a write is told ok without W durable copies."""
+    patch.setattr(outcomes, "outcome_of", lambda dots, *, acks, w: OK if dots else UNKNOWN)
+
+
+@mutant()
+def an_outcome_counts_what_was_seen(patch: Patch) -> None:
+    """Homes that answered with the write count as if it were on their disks; nothing is made durable."""
+
+    async def at_once(*_: Any) -> Any:
+        return SimpleNamespace(tally=SimpleNamespace(acks=99))
+
+    made = outcomes.Outcomes.__init__
+
+    def init(self: outcomes.Outcomes, **parts: Any) -> None:
+        made(self, **parts)
+        patch.setattr(self._repair, "voted", at_once)
+
+    patch.setattr(outcomes.Outcomes, "__init__", init)

@@ -1,0 +1,1 @@
+"""What strangers may try, counted: `make strangers` runs all of it, the plain run a short form."""
