@@ -52,7 +52,8 @@ class Forwarding:
         me = self._view.me.node_id
         stands_in = sloppy and self._stand_ins.can_be_me(partition, len(homes))
         last: KVStoreError | None = None
-        for node in by_reach(homes, me, self._reach, self._turn):
+        ordered = by_reach(homes, me, self._reach, self._turn)
+        for node in self._reach.quick_first(ordered, probes=False):
             if stands_in and not self._reach(node):
                 continue  # a deadline spent on it would be taken from the stand-ins
             self._reach.asked(node)
