@@ -59,12 +59,18 @@ class Hedges:
 
     def watch(self, reads: FanOut, read: Read, others: list[NodeId], deadline_s: float) -> None:
         """`reads` have just been asked."""
-        self._slot.append((reads, read, others, deadline_s))
-        if self._timer is None:
+        if not self._slot:
             self._arm(SLOT_S)
+        self._slot.append((reads, read, others, deadline_s))
 
     def _arm(self, wait_s: float) -> None:
-        self._due_s = self._now() + wait_s
+        """The timer, at the latest after so long."""
+        due_s = self._now() + wait_s
+        if self._timer is not None:
+            if self._due_s <= due_s:
+                return
+            self._timer.cancel()
+        self._due_s = due_s
         self._timer = self._loop.call_later(wait_s, self._tick)
 
     def _tick(self) -> None:
