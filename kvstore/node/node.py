@@ -342,6 +342,9 @@ class Node:
     def cluster(self) -> dict[str, Any]:
         return self._explainer.cluster(self.gossip.drift_ms)
 
+    def peers(self) -> dict[str, Any]:
+        return self._explainer.peers(self.coordinator.hedges)
+
     def layout(self) -> dict[str, Any] | None:
         return self._explainer.layout()
 

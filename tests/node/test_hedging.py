@@ -11,7 +11,7 @@ import pytest
 from kvstore.core.circuit_breaker import State
 from kvstore.core.hedging import SAVED_FIRST
 from kvstore.core.limits import Limits
-from kvstore.core.message import Read, Store
+from kvstore.core.message import Read, Scan, Store
 from kvstore.node.node import Node
 from tests.node.world import QUIET, World, get, put, values
 
@@ -24,7 +24,7 @@ async def _three(limits: Limits) -> World:
     world = World()
     for name in ("n1", "n2", "n3"):
         await world.start(name, limits=limits)
-    await world.formed()
+    world.form_at_once()
     await put(world.named("n1"), KEY, b"v", w=3)
     return world
 
@@ -134,6 +134,17 @@ async def test_a_slow_home_is_asked_last_still_written_to_and_taken_back_when_it
     assert n1.reach.state(slow) is State.CLOSED, "it fails nothing"
     assert n1.reach.latency.state(world.named("n3").node_id) is State.CLOSED
 
+    members = {member["name"]: member for member in n1.cluster()["members"]}
+    assert [members[name]["state"] for name in ("n1", "n2", "n3")] == ["up", "slow", "up"]
+    assert members["n2"]["read_median_ms"] >= LATE_S * 1000 > members["n3"]["read_median_ms"]
+    homes = (await n1.explain("b", KEY))["homes"]
+    assert {home["name"]: home["latency_breaker"] for home in homes} == {
+        "n1": "self",
+        "n2": "open",
+        "n3": "closed",
+    }
+    assert n1.peers()["slow_found"] == 1
+
     world.calls.clear()
     while reads_asked(world).total() < 40:
         await get(n1, KEY)
@@ -141,6 +152,8 @@ async def test_a_slow_home_is_asked_last_still_written_to_and_taken_back_when_it
     written = await put(n1, KEY, b"v", w=3)
     assert slow in [node for node, _, _ in written.receipt.replicas]
     assert not written.receipt.hinted
+    await n1.scan("b", prefix=b"", after=b"", limit=10, values=False, r=None, timeout_s=1)
+    assert {to for who, to, what in world.calls if who == "n1" and isinstance(what, Scan)} == {"n3"}
 
     del world.slow["n2"]
     await until_read(n1, lambda: state(slow) is State.CLOSED)
