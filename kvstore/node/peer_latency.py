@@ -31,7 +31,9 @@ class _Peer:
 
 
 class PeerLatency:
-    """`now` is WallClock.elapsed_s. `delay_s`: after which a read is late. `opened` counts breakers that did.
+    """`now` is WallClock.elapsed_s. `delay_s`: after which a read is late.
+
+    `opened`, `closed`: how often breakers did.
 
     `slow`: peers whose breaker is not closed; empty while all is well, so that who asks it pays one look.
     """
@@ -43,7 +45,7 @@ class PeerLatency:
         self._peers: dict[NodeId, _Peer] = {}
         self.slow: dict[NodeId, LatencyBreaker] = {}
         self.delay_s = hedge_delay_s((), fixed_s=self._fixed_s)
-        self.opened = 0
+        self.opened = self.closed = 0
         self._judged_s = float("-inf")
 
     def heard(self, node: NodeId, elapsed_s: float) -> None:
@@ -99,7 +101,7 @@ class PeerLatency:
         elif verdict is Event.SUCCESS:
             breaker.quick(now_s)
         if breaker.state is State.CLOSED:
-            self.slow.pop(node, None)
+            self.closed += self.slow.pop(node, None) is not None
         else:
             self.slow[node] = breaker
             self.opened += before is State.CLOSED

@@ -58,6 +58,7 @@ class WhiteBox:
         key = full_key(request.bucket, request.key)
         if isinstance(answer, Got):
             self.invariants.answered(key, answer.state)
+            self.invariants.counted(key, node, answer.receipt)
         else:
             self.invariants.acked(key, answer.context, self._w)
 

@@ -104,11 +104,12 @@ def test_the_way_back_takes_three_quick_probes_one_after_the_other() -> None:
 
 
 def test_one_slow_probe_begins_the_way_back_anew() -> None:
-    breaker = _in_state(State.HALF_OPEN, 0.0)
+    breaker, states = _in_state(State.HALF_OPEN, 0.0), []
     for event in (Event.SUCCESS, Event.SUCCESS, Event.FAILURE, Event.ASKED, Event.SUCCESS, Event.SUCCESS):
         _apply(breaker, event, 5.0)
-    assert breaker.state is State.HALF_OPEN
+        states.append(breaker.state)
     breaker.quick(5.0)
+    assert State.CLOSED not in states
     assert breaker.state is State.CLOSED
 
 
