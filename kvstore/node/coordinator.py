@@ -173,7 +173,7 @@ class Coordinator:
         """
         self._turn += 1
         me = self._view.me.node_id
-        others = by_reach(homes, me, self._reach, self._turn)
+        others = by_reach(homes, me, self._reach.doubts, self._turn)
         if others[0] == me:
             del others[0]
         need = quorum.r - own_votes

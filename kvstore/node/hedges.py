@@ -20,13 +20,13 @@ from kvstore.node.fan_out import FanOut
 from kvstore.node.peer_latency import WINDOW_S
 from kvstore.node.reach import Reach
 
-SLOT_S = 0.0025
+SLOT_S = 0.005
 """A late read is found within two slots of becoming late."""
 
 STALL_S = 0.02
 """When the timer itself is so late, answers may lie unread in the sockets of this process."""
 
-_SAMPLED_MAX = 8  # reads of one slot whose answers are looked at: thousands a second
+_SAMPLED_MAX = 2  # reads of one slot whose answers are looked at: hundreds a second are plenty
 
 
 Watched = tuple[FanOut, Read, list[NodeId], float]

@@ -30,6 +30,11 @@ class Reach:
         breaker = self._breakers.get(node) if self._breakers else None
         return breaker is None or breaker.allows(self._loop.time())
 
+    @property
+    def doubts(self) -> Reach | None:
+        """None while every peer is in reach: who asks for all of them need not ask one by one."""
+        return self if self._breakers else None
+
     def quick_first(self, homes: list[NodeId], *, probes: bool) -> list[NodeId]:
         """The same order, but slow ones after the quick ones, and last those that are out of reach.
 

@@ -9,7 +9,7 @@ _CHUNK_BYTES = 64 * 1024
 
 
 class SlowProxy:
-    """127.0.0.1:`port` leads to `target`. `delay_s` may change at any time, and what comes back is in time."""
+    """127.0.0.1:`port` leads to `target`. `delay_s` may change at any time, what comes back is in time."""
 
     def __init__(self, port: int, target: int) -> None:
         self.port, self._target = port, target
