@@ -72,10 +72,11 @@ class Coordinator:
         self._view, self._buckets, self._replica, self._peers = view, buckets, replica, peers
         self._reach, self._wall, self._limits, self._spawn = reach, wall, limits, spawn
         self._stand_ins, self._grace = stand_ins, grace
-        self._forwarding = Forwarding(view, peers, reach, stand_ins)
+        self.forwarding = Forwarding(view, peers, reach, stand_ins, self.fan_out, wall.elapsed_s, limits)
         self._loop = asyncio.get_running_loop()
         self._now = wall.elapsed_s
-        self.hedges, self._latency = Hedges(self._loop, self._now, reach, limits), reach.latency
+        self._latency = reach.latency
+        self.hedges = Hedges(self._loop, self._now, reach, self._latency, limits)
         self._repair = ReadRepair(view.me.node_id, replica, self.fan_out)
         self._sessions = SessionReads(view.me.node_id, replica, peers)
         self._turn = 0
@@ -96,7 +97,7 @@ class Coordinator:
         me = self._view.me.node_id
         sloppy = not request.monotonic and _sloppy(request, properties)
         if me not in homes:
-            got = await self._forwarding.forward(request, homes, partition, Got, sloppy=sloppy)
+            got = await self.forwarding.read(request, homes, partition, sloppy=sloppy)
             return got or await self._get_elsewhere(
                 request, properties, quorum, homes, partition, key, sloppy=sloppy
             )
@@ -179,7 +180,7 @@ class Coordinator:
         need = quorum.r - own_votes
         slow = self._latency.slow
         if slow:
-            others = self._reach.quick_first(others, probes=True)
+            others = self._reach.quick_first(others, probes=self._latency)
         to_ask = min(need, len(others))
         few = sloppy and not (to_ask and self._reach(others[to_ask - 1]))
         reads = self.fan_out(
@@ -306,7 +307,7 @@ class Coordinator:
         sloppy = _sloppy(request, properties)
         stand_in: StandInCopy | None = None
         if me not in homes:
-            written = await self._forwarding.forward(request, homes, partition, Written, sloppy=sloppy)
+            written = await self.forwarding.write(request, homes, partition, sloppy=sloppy)
             if written is not None:
                 return written
             stand_in = self._stand_ins.copy(homes)

@@ -154,13 +154,13 @@ class Explainer:
             "read_median_ms": None if median_s is None else round(median_s * 1000, 3),
         }
 
-    def peers(self, hedges: Hedges) -> dict[str, Any]:
+    def peers(self, of_reads: Hedges, of_forwarded: Hedges) -> dict[str, Any]:
         """How this node finds the others to be, and the hedges that came of it."""
         others = sorted(self._view.members.keys() - {self._view.me.node_id}, key=self._view.name_of)
         return {
-            "hedges": hedges.sent,
-            "hedges_refused": hedges.refused,
-            "hedge_delay_s": hedges.delay_s,
+            "hedges": of_reads.sent + of_forwarded.sent,
+            "hedges_refused": of_reads.refused + of_forwarded.refused,
+            "hedge_delay_s": of_reads.delay_s,
             "slow_found": self._reach.latency.opened,
             "peers": [{"name": self._view.name_of(node), **self._breakers(node)} for node in others],
         }

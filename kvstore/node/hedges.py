@@ -13,11 +13,11 @@ from collections.abc import Callable
 from kvstore.core.hedging import FLOOR_S, HedgeBudget
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
-from kvstore.core.message import Read
+from kvstore.core.message import Get, Read
 from kvstore.core.quorum import Outcome
 from kvstore.errors import PeerTimeout
 from kvstore.node.fan_out import FanOut
-from kvstore.node.peer_latency import WINDOW_S
+from kvstore.node.peer_latency import WINDOW_S, PeerLatency
 from kvstore.node.reach import Reach
 
 SLOT_S = 0.005
@@ -29,7 +29,7 @@ STALL_S = 0.02
 _SAMPLED_MAX = 2  # reads of one slot whose answers are looked at: hundreds a second are plenty
 
 
-Watched = tuple[FanOut, Read, list[NodeId], float]
+Watched = tuple[FanOut, Read | Get, list[NodeId], float]
 """(reads, what was asked, homes that were not, seconds in which the homes have to answer)."""
 
 
@@ -40,9 +40,14 @@ class Hedges:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, now: Callable[[], float], reach: Reach, limits: Limits
+        self,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float],
+        reach: Reach,
+        latency: PeerLatency,
+        limits: Limits,
     ) -> None:
-        self._loop, self._now, self._reach, self._latency = loop, now, reach, reach.latency
+        self._loop, self._now, self._reach, self._latency = loop, now, reach, latency
         self._budget = HedgeBudget(limits.hedge_share_max)
         self._never = limits.hedge_delay_s >= limits.peer_deadline_s
         self._slot: list[Watched] = []
@@ -57,7 +62,7 @@ class Hedges:
         """After which a read is late."""
         return FLOOR_S if self._never else self._latency.delay_s
 
-    def watch(self, reads: FanOut, read: Read, others: list[NodeId], deadline_s: float) -> None:
+    def watch(self, reads: FanOut, read: Read | Get, others: list[NodeId], deadline_s: float) -> None:
         """`reads` have just been asked."""
         if not self._slot:
             self._arm(SLOT_S)
@@ -101,7 +106,7 @@ class Hedges:
             if reads.tally.outcome is Outcome.PENDING:
                 self._hedge(reads, read, others, reads.started_s + deadline_s - now_s)
 
-    def _hedge(self, reads: FanOut, read: Read, others: list[NodeId], left_s: float) -> None:
+    def _hedge(self, reads: FanOut, read: Read | Get, others: list[NodeId], left_s: float) -> None:
         """Not to whom is out of reach: that would not be quicker."""
         if self._never or not others or left_s <= 0 or not self._reach(others[0]):
             return

@@ -343,7 +343,7 @@ class Node:
         return self._explainer.cluster(self.gossip.drift_ms)
 
     def peers(self) -> dict[str, Any]:
-        return self._explainer.peers(self.coordinator.hedges)
+        return self._explainer.peers(self.coordinator.hedges, self.coordinator.forwarding.hedges)
 
     def layout(self) -> dict[str, Any] | None:
         return self._explainer.layout()

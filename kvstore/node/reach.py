@@ -35,15 +35,15 @@ class Reach:
         """None while every peer is in reach: who asks for all of them need not ask one by one."""
         return self if self._breakers else None
 
-    def quick_first(self, homes: list[NodeId], *, probes: bool) -> list[NodeId]:
+    def quick_first(self, homes: list[NodeId], *, probes: PeerLatency | None = None) -> list[NodeId]:
         """The same order, but slow ones after the quick ones, and last those that are out of reach.
 
-        `probes`: a slow one whose wait is over is in its turn.
+        `probes`: by whose latency; then a slow one whose wait is over is in its turn.
         """
-        slow = self.latency.slow
+        slow = self.latency.slow if probes is None else probes.slow
         if not slow:
             return homes
-        is_last = self.latency.is_last if probes else slow.__contains__
+        is_last = slow.__contains__ if probes is None else probes.is_last
         return sorted(homes, key=lambda node: 2 if not self(node) else int(is_last(node)))
 
     def asked(self, node: NodeId) -> None:

@@ -135,7 +135,7 @@ class Scanner:
             if partition in recovering:
                 homes = tuple(home for home in homes if home != me)
             ordered = by_reach(homes, me, self._reach, partition)
-            for node in self._reach.quick_first(ordered, probes=False)[:r]:
+            for node in self._reach.quick_first(ordered)[:r]:
                 wanted.setdefault(node, []).append(partition)
         return {node: tuple(partitions) for node, partitions in sorted(wanted.items())}
 

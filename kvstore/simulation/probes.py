@@ -25,6 +25,7 @@ EXPECTED = (
     "recovering copy gave no vote",
     "twin ended itself",
     "read hedged",
+    "forwarded read hedged",
     "peer found slow",
     "slow peer taken back",
 )
@@ -47,6 +48,7 @@ class Probes:
         self.hit("recovering copy gave no vote", node.replica.abstained)
         self.hit("read repair sent", node.coordinator.repairs)
         self.hit("read hedged", node.coordinator.hedges.sent)
+        self.hit("forwarded read hedged", node.coordinator.forwarding.hedges.sent)
         self.hit("hedge refused", node.coordinator.hedges.refused)
         self.hit("peer found slow", node.reach.latency.opened)
         self.hit("slow peer taken back", node.reach.latency.closed)

@@ -11,7 +11,8 @@ import pytest
 from kvstore.core.circuit_breaker import State
 from kvstore.core.hedging import SAVED_FIRST
 from kvstore.core.limits import Limits
-from kvstore.core.message import Read, Scan, Store
+from kvstore.core.message import Get, Read, Scan, Store
+from kvstore.errors import InvalidRequest
 from kvstore.node.node import Node
 from tests.node.world import QUIET, World, get, put, values
 
@@ -182,10 +183,34 @@ async def test_where_all_homes_are_slow_none_is_asked_last(world: World) -> None
     assert n1.reach.latency.delay_s > 0.03, "what is usual has changed"
 
 
-async def test_requests_are_forwarded_to_quick_homes(five: World) -> None:
-    """By a node that is no home of the key."""
+async def test_a_forwarded_read_whose_home_is_late_goes_to_the_next_one_too(five: World) -> None:
+    """By a node that is no home of the key; in time it asks the slow one last."""
     other, homes = five.others("b", KEY)[0], five.homes("b", KEY)
     await put(other, KEY, b"v")
+    five.slow[homes[0].name] = 0.2
+    for _ in range(6):
+        began_s = five.loop.time()
+        got = await get(other, KEY)
+        assert values(got) == [b"v"]
+        assert got.receipt.coordinator in (homes[1].node_id, homes[2].node_id)
+        assert five.loop.time() - began_s < 0.2
+    assert other.coordinator.forwarding.hedges.sent >= 2
+    assert other.coordinator.hedges.sent == 0
+
+
+async def test_a_forwarded_read_that_a_home_refuses_is_not_sent_to_another(five: World) -> None:
+    other = five.others("b", KEY)[0]
+    five.calls.clear()
+    with pytest.raises(InvalidRequest, match="between 1 and n"):
+        await five.homes("b", KEY)[0].get(Get("b", KEY, r=9))
+    five.intercept = lambda _who, _to, request: request._replace(r=9) if isinstance(request, Get) else request
+    with pytest.raises(InvalidRequest, match="between 1 and n"):
+        await get(other, KEY)
+    assert [type(what) for _, _, what in five.calls] == [Get]
+
+
+async def test_writes_are_forwarded_to_quick_homes(five: World) -> None:
+    other, homes = five.others("b", KEY)[0], five.homes("b", KEY)
     latency, slow = other.reach.latency, homes[0].node_id
     while latency.state(slow) is State.CLOSED:
         for home in homes:
@@ -193,5 +218,5 @@ async def test_requests_are_forwarded_to_quick_homes(five: World) -> None:
                 latency.heard(home.node_id, 0.2 if home is homes[0] else 0.001)
         latency.judge(five.loop.time())
     for _ in range(6):
-        got = await get(other, KEY)
-        assert got.receipt.coordinator in (homes[1].node_id, homes[2].node_id)
+        written = await put(other, KEY, b"v")
+        assert written.receipt.coordinator in (homes[1].node_id, homes[2].node_id)

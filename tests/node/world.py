@@ -48,7 +48,7 @@ class Chance:
 
 class World:
     """`down`: nodes nothing reaches. `mute`: nodes that take calls and never answer. `slow`: seconds
-    that a node's reads take longer.
+    later that reads reach a node, forwarded ones as well.
 
     `intercept` may change or drop (None) a request on its way, per (sender, receiver, request).
     """
@@ -172,7 +172,7 @@ class World:
         if node.name in self.mute or sent is None:
             self.loop.call_later(deadline_s, _fail, reply, PeerTimeout("no answer"))
             return reply
-        later_s = self.slow.get(node.name, 0.0) if isinstance(sent, Read) else 0.0
+        later_s = self.slow.get(node.name, 0.0) if isinstance(sent, Read | Get) else 0.0
         handle = partial(self._handle, node, self.named(sender).node_id, sent, reply, deadline_s)
         if later_s:
             self.loop.call_later(later_s, handle)
