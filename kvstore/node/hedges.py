@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from kvstore.core.hedging import FLOOR_S, HedgeBudget
+from kvstore.core.hedging import CEILING_S, FLOOR_S, HedgeBudget
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
 from kvstore.core.message import Get, Read
@@ -36,7 +36,7 @@ Watched = tuple[FanOut, Read | Get, list[NodeId], float]
 class Hedges:
     """`sent` counts hedges, `refused` those for which there was no budget left.
 
-    The wheel holds the reads of the last `delay_s`, answered ones too; the admission bounds them.
+    The wheel holds the reads of the last `delay_s`, answered ones too: fewer than a second's.
     """
 
     def __init__(
@@ -84,10 +84,11 @@ class Hedges:
         if self._slot:
             wheel.append((now_s, self._slot))
             self._slot = []
-        if now_s - self._due_s < STALL_S:
-            late_s = now_s - self.delay_s
-            while wheel and wheel[0][0] <= late_s:
-                self._turn(wheel.popleft()[1], now_s)
+        late_s = now_s - self.delay_s
+        if now_s - self._due_s >= STALL_S:
+            late_s -= CEILING_S  # if it is always so late, the wheel turns all the same
+        while wheel and wheel[0][0] <= late_s:
+            self._turn(wheel.popleft()[1], now_s)
         if self._latency.is_due(now_s):
             self._hear_unanswered()
             self._latency.judge(now_s)

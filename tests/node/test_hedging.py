@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -12,8 +15,13 @@ from kvstore.core.circuit_breaker import State
 from kvstore.core.hedging import SAVED_FIRST
 from kvstore.core.limits import Limits
 from kvstore.core.message import Get, Read, Scan, Store
+from kvstore.core.quorum import Tally
 from kvstore.errors import InvalidRequest
+from kvstore.node.fan_out import FanOut
+from kvstore.node.hedges import Hedges
 from kvstore.node.node import Node
+from kvstore.node.peer_latency import PeerLatency
+from kvstore.node.reach import Reach
 from tests.node.world import QUIET, World, get, put, values
 
 KEY = b"k"
@@ -120,6 +128,76 @@ async def test_a_delay_beyond_the_deadline_turns_hedges_off() -> None:
         assert reads_asked(world).total() == 1
     assert world.named("n1").coordinator.hedges.sent == 0
     await world.stop()
+
+
+# --- the timer --------------------------------------------------------------------------------------
+
+
+class Wheel:
+    """Hedges over a loop whose only timer is run by hand. Every home is in reach, none answers."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.timers: list[Callable[[], None]] = []
+        self.asked = 0
+        limits = Limits(hedge_delay_s=0.01)
+        reach = cast(Reach, lambda _node: True)
+        latency = PeerLatency(lambda: self.now_s, limits)
+        loop = cast(asyncio.AbstractEventLoop, self)
+        self.hedges = Hedges(loop, lambda: self.now_s, reach, latency, limits)
+
+    def call_later(self, _wait_s: float, callback: Callable[[], None]) -> SimpleNamespace:
+        self.timers.append(callback)
+        return SimpleNamespace(cancel=lambda: self.timers.remove(callback))
+
+    def read(self) -> None:
+        reads = SimpleNamespace(
+            tally=Tally(asked=1, need=1), started_s=self.now_s, ask_one_more=lambda *_: self._more()
+        )
+        self.hedges.watch(cast(FanOut, reads), Read(0, b"k"), ["n2"], 0.5)
+
+    def _more(self) -> None:
+        self.asked += 1
+
+    def tick(self, *, late_s: float) -> None:
+        """The timer, so much after it was due."""
+        (timer,) = self.timers
+        self.timers.clear()
+        self.now_s = self.hedges._due_s + late_s
+        timer()
+
+
+def test_a_process_that_stood_still_looks_into_its_sockets_before_it_hedges() -> None:
+    wheel = Wheel()
+    wheel.read()
+    wheel.tick(late_s=0.2)
+    assert wheel.asked == 0
+    while not wheel.asked:
+        wheel.tick(late_s=0.001)
+    assert wheel.now_s < 100.0 + 0.25
+
+
+def test_a_timer_that_is_always_late_still_lets_go_of_the_reads() -> None:
+    """It kept all of them for as long as the loop was overloaded."""
+    wheel, kept = Wheel(), []
+    for _ in range(200):
+        wheel.read()
+        wheel.tick(late_s=0.05)
+        kept.append(len(wheel.hedges._wheel))
+    assert max(kept) < 10
+    assert wheel.asked
+
+
+def test_reads_share_one_timer_and_leave_none_behind() -> None:
+    wheel = Wheel()
+    for _ in range(10):
+        for _ in range(10):
+            wheel.read()
+        wheel.tick(late_s=0.0)
+    assert len(wheel.timers) == 1
+    while wheel.hedges._wheel:
+        wheel.tick(late_s=0.0)
+    assert wheel.asked == SAVED_FIRST + 5, "5 % of a hundred reads"
 
 
 # --- homes that are slow ------------------------------------------------------------------------------
