@@ -68,6 +68,8 @@ GLOSSARY = {
     "credential": "core/credential.py",
     "dot": "core/vector_clock.py",
     "gossip": "node/gossip.py",
+    "gray failure": "core/circuit_breaker.py",
+    "hedge": "core/hedging.py",
     "hint": "core/hint.py",
     "hinted handoff": "node/hinted_handoff.py",
     "hybrid": "core/hybrid_clock.py",

@@ -25,7 +25,7 @@ def status(nodes: str | None, timeout_s: float | None, output: str) -> None:
     document = ask(target(nodes, timeout_s), "GET", "/v1/cluster")
     columns = ["name", "zone", "host", "state", "partitions", "http", "rpc"]
     rows = [[member.get(column, "") for column in columns] for member in document["members"]]
-    up = sum(member.get("state") == "up" for member in document["members"])
+    up = sum(member.get("state") in ("up", "slow") for member in document["members"])
     seen = f"layout {document['layout_version']} · seen by {document['answered_by']}"
     emit(output, document, [*table([columns, *rows]), f"{up} of {len(rows)} nodes up · {seen}"])
 
@@ -59,7 +59,8 @@ def explained(document: dict[str, Any]) -> list[str]:
     """A line about the key, one for each home, one for each version there, one for each who keeps hints."""
     rows: list[list[object]] = [["home", "zone", "holds"]]
     for home in document["homes"]:
-        rows.append([home["name"], home["zone"], _holding(home)])
+        slow = home.get("latency_breaker") in ("open", "half-open")
+        rows.append([home["name"], home["zone"], _holding(home) + (", slow: asked last" if slow else "")])
         rows += [["", "", f"  {_version(sibling)}"] for sibling in home.get("siblings", ())]
     for kept in document.get("hints", ()):
         rows.append([kept["name"], kept["zone"], f"a hint for {', '.join(kept['targets'])}"])

@@ -143,6 +143,23 @@ LIMIT_WORDS = {
         "wait for one replica's answer",
         "below a slow fsync: healthy replicas seem down",
     ),
+    "hedge_delay_s": (
+        "how long a read waits before one more home is asked; 0: as long as peers usually take, at least "
+        "10 ms; peer_deadline_s or more: it never is",
+        "too low: hedges are spent on reads that are not late; too high: one slow replica slows reads",
+    ),
+    "hedge_share_max": (
+        "hedges per read in the long run",
+        "too high: when all replicas are slow they get more to do; too low: slow reads stay slow",
+    ),
+    "slow_peer_factor": (
+        "how many times slower than the others a peer must be to be asked last in reads",
+        "too low: healthy peers are left out in turn; too high: a slow one slows reads",
+    ),
+    "slow_peer_answers_min": (
+        "answers of a peer, within a tenth of a second or longer, that tell whether it is slow",
+        "too low: one late answer counts; too high: with few reads a slow peer is not noticed",
+    ),
     "connect_timeout_s": ("wait for a connection to another node", "too low: far nodes count as down"),
     "drain_timeout_s": ("time for requests in flight at a stop", "above the supervisor's patience: killed"),
     "clock_skew_max_s": (

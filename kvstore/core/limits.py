@@ -63,6 +63,10 @@ class Limits:
     peer_deadline_s: float = 0.5  # for one answer; above the slowest honest fsync, below half a request
     connect_timeout_s: float = 1.0
     drain_timeout_s: float = 10.0
+    hedge_delay_s: float = 0.0  # a read is late after it; 0: after what peers usually take
+    hedge_share_max: float = 0.05  # of reads for which one home more is asked than needed
+    slow_peer_factor: float = 5.0  # a peer so many times slower than the others is asked last
+    slow_peer_answers_min: int = 8  # of a peer; fewer are no sample
     clock_skew_max_s: float = 60.0  # a last-write-wins time further ahead is refused and counted
 
     # Background work: it keeps replicas equal, and yields to clients.

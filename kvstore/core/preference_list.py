@@ -14,14 +14,14 @@ from kvstore.core.membership import NodeId
 
 
 def by_reach(
-    homes: Sequence[NodeId], me: NodeId, in_reach: Callable[[NodeId], bool], turn: int
+    homes: Sequence[NodeId], me: NodeId, in_reach: Callable[[NodeId], bool] | None, turn: int
 ) -> list[NodeId]:
-    """This node first if it is a home, then homes in reach, then the others.
+    """This node first if it is a home, then homes in reach (None: all are), then the others.
 
     `turn` rotates the homes in reach, so that reads spread over them evenly.
     """
     others = [node for node in homes if node != me]
-    reachable = [node for node in others if in_reach(node)]
+    reachable = others if in_reach is None else [node for node in others if in_reach(node)]
     if len(reachable) > 1:
         start = turn % len(reachable)
         reachable = reachable[start:] + reachable[:start]

@@ -84,6 +84,9 @@ class Service(Protocol):
     def cluster(self) -> dict[str, Any]:
         """Ready for JSON: members with addresses, domains, state, share of the partitions."""
 
+    def peers(self) -> dict[str, Any]:
+        """Ready for JSON: breakers and latency of each peer, and hedges."""
+
     def layout(self) -> dict[str, Any] | None:
         """Ready for JSON: what a client needs to route; None before the first layout."""
 

@@ -41,6 +41,7 @@ from kvstore.node.cluster_view import ClusterView
 from kvstore.node.fan_out import FanOut, Hinted, Instead, lost
 from kvstore.node.forwarding import Forwarding
 from kvstore.node.grace import Grace
+from kvstore.node.hedges import Hedges
 from kvstore.node.ports import Peers, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.read_repair import ReadRepair
@@ -71,9 +72,11 @@ class Coordinator:
         self._view, self._buckets, self._replica, self._peers = view, buckets, replica, peers
         self._reach, self._wall, self._limits, self._spawn = reach, wall, limits, spawn
         self._stand_ins, self._grace = stand_ins, grace
-        self._forwarding = Forwarding(view, peers, reach, stand_ins)
+        self.forwarding = Forwarding(view, peers, reach, stand_ins, self.fan_out, wall.elapsed_s, limits)
         self._loop = asyncio.get_running_loop()
         self._now = wall.elapsed_s
+        self._latency = reach.latency
+        self.hedges = Hedges(self._loop, self._now, reach, self._latency, limits)
         self._repair = ReadRepair(view.me.node_id, replica, self.fan_out)
         self._sessions = SessionReads(view.me.node_id, replica, peers)
         self._turn = 0
@@ -94,7 +97,7 @@ class Coordinator:
         me = self._view.me.node_id
         sloppy = not request.monotonic and _sloppy(request, properties)
         if me not in homes:
-            got = await self._forwarding.forward(request, homes, partition, Got, sloppy=sloppy)
+            got = await self.forwarding.read(request, homes, partition, sloppy=sloppy)
             return got or await self._get_elsewhere(
                 request, properties, quorum, homes, partition, key, sloppy=sloppy
             )
@@ -165,14 +168,19 @@ class Coordinator:
         deadline_s: float,
         sloppy: bool,
     ) -> tuple[FanOut, list[NodeId]]:
-        """Ask as many homes as are needed; one more for each that fails. Returns those not asked, too.
+        """Ask as many homes as are needed; one more for each that fails or is late. Returns those not asked.
 
         Where the homes in reach are too few for a sloppy read, the others and stand-ins are asked at once.
         """
         self._turn += 1
         me = self._view.me.node_id
-        others = [node for node in by_reach(homes, me, self._reach, self._turn) if node != me]
+        others = by_reach(homes, me, self._reach.doubts, self._turn)
+        if others[0] == me:
+            del others[0]
         need = quorum.r - own_votes
+        slow = self._latency.slow
+        if slow:
+            others = self._reach.quick_first(others, probes=self._latency)
         to_ask = min(need, len(others))
         few = sloppy and not (to_ask and self._reach(others[to_ask - 1]))
         reads = self.fan_out(
@@ -180,7 +188,10 @@ class Coordinator:
             partial(self._stand_ins.reader_failed, read, homes, others, sloppy, deadline_s),
         )
         for _ in range(to_ask):
+            if slow:
+                self._latency.asked(others[0])
             reads.ask(others.pop(0), read, deadline_s)
+        self.hedges.watch(reads, read, others, deadline_s)
         if few:
             while others:
                 reads.ask_one_more(others.pop(0), read, deadline_s)
@@ -296,7 +307,7 @@ class Coordinator:
         sloppy = _sloppy(request, properties)
         stand_in: StandInCopy | None = None
         if me not in homes:
-            written = await self._forwarding.forward(request, homes, partition, Written, sloppy=sloppy)
+            written = await self.forwarding.write(request, homes, partition, sloppy=sloppy)
             if written is not None:
                 return written
             stand_in = self._stand_ins.copy(homes)

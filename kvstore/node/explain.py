@@ -19,6 +19,7 @@ from kvstore.core.tombstone import WORDS, Answer, judge, shows_nothing
 from kvstore.errors import CorruptRecord, KVStoreError, PeerRefused
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
+from kvstore.node.hedges import Hedges
 from kvstore.node.hint_store import HintStore
 from kvstore.node.ports import Peers, WallClock
 from kvstore.node.reach import Reach
@@ -68,7 +69,8 @@ class Explainer:
             "properties": properties.as_dict(),
             "equal": len(states) == len(homes) and len(set(states)) == 1,
             "homes": [
-                {**self._member(node), **_described(state)} for node, state in zip(homes, held, strict=True)
+                {**self._member(node), **self._breakers(node), **_described(state)}
+                for node, state in zip(homes, held, strict=True)
             ],
             "hints": [
                 {
@@ -140,10 +142,32 @@ class Explainer:
         member = self._view.members.get(node)
         return {"id": node, "name": self._view.name_of(node), "zone": member.zone if member else ""}
 
+    def _breakers(self, node: NodeId) -> dict[str, Any]:
+        """On failures and on latency, as this node uses them; and what a read there took a moment ago."""
+        if node == self._view.me.node_id:
+            return {"breaker": "self", "latency_breaker": "self", "read_median_ms": None}
+        latency = self._reach.latency
+        median_s = latency.median_s(node)
+        return {
+            "breaker": self._reach.state(node).value,
+            "latency_breaker": latency.state(node).value,
+            "read_median_ms": None if median_s is None else round(median_s * 1000, 3),
+        }
+
+    def peers(self, of_reads: Hedges, of_forwarded: Hedges) -> dict[str, Any]:
+        """How this node finds the others to be, and the hedges that came of it."""
+        others = sorted(self._view.members.keys() - {self._view.me.node_id}, key=self._view.name_of)
+        return {
+            "hedges": of_reads.sent + of_forwarded.sent,
+            "hedges_refused": of_reads.refused + of_forwarded.refused,
+            "hedge_delay_s": of_reads.delay_s,
+            "slow_found": self._reach.latency.opened,
+            "peers": [{"name": self._view.name_of(node), **self._breakers(node)} for node in others],
+        }
+
     def cluster(self, drift_ms: dict[NodeId, int]) -> dict[str, Any]:
         """Members with their addresses, domains, breaker and share of the partitions."""
         layout = self._view.layout
-        me = self._view.me.node_id
         n = self._buckets.defaults.n
         owned = (
             Counter(home for p in range(PARTITIONS) for home in layout.homes(p, n)) if layout else Counter()
@@ -151,7 +175,7 @@ class Explainer:
         in_layout = {m.node_id for m in layout.members} if layout else set()
         members = []
         for member in sorted(self._view.members.values(), key=lambda m: m.name):
-            breaker = self._reach.state(member.node_id).value
+            breakers = self._breakers(member.node_id)
             members.append(
                 {
                     "id": member.node_id,
@@ -164,8 +188,8 @@ class Explainer:
                     "incarnation": member.incarnation,
                     "in_layout": member.node_id in in_layout,
                     "partitions": owned[member.node_id],
-                    "state": "up" if member.node_id == me or breaker == "closed" else "out of reach",
-                    "breaker": "self" if member.node_id == me else breaker,
+                    "state": _state(breakers),
+                    **breakers,
                     "clock_drift_ms": drift_ms.get(member.node_id, 0),
                 }
             )
@@ -182,6 +206,12 @@ class Explainer:
         """What a client needs to send a request to a home of its key; None before the first layout."""
         layout = self._view.layout
         return _routing(layout, self._view) if layout else None
+
+
+def _state(breakers: dict[str, Any]) -> str:
+    if breakers["breaker"] not in ("self", "closed"):
+        return "out of reach"
+    return "up" if breakers["latency_breaker"] in ("self", "closed") else "slow"
 
 
 def _routing(layout: Layout, view: ClusterView) -> dict[str, Any]:

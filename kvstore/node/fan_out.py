@@ -30,6 +30,7 @@ class FanOut:
     """
 
     __slots__ = (
+        "_asked_after_s",
         "_decided",
         "_epoch",
         "_grace",
@@ -66,6 +67,7 @@ class FanOut:
         self.failures: list[tuple[NodeId, KVStoreError, float]] = []
         self.stand_ins: tuple[NodeId, ...] = ()
         self.hinted: Hinted = ()
+        self._asked_after_s: dict[NodeId, float] | None = None
         self.started_s = now()
 
     def ask(self, node: NodeId, request: Request, deadline_s: float) -> None:
@@ -78,7 +80,14 @@ class FanOut:
     def ask_one_more(self, node: NodeId, request: Request, deadline_s: float) -> None:
         """Another home, beyond those the tally knows of."""
         self.tally.ask_one_more(primary=True)
+        if self._asked_after_s is None:
+            self._asked_after_s = {}
+        self._asked_after_s[node] = self._now() - self.started_s
         self.ask(node, request, deadline_s)
+
+    def asked_after_s(self, node: NodeId) -> float:
+        """How long after the first ones a home was asked."""
+        return self._asked_after_s.get(node, 0.0) if self._asked_after_s else 0.0
 
     def ask_stand_in(
         self,

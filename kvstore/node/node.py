@@ -55,6 +55,7 @@ from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.outcomes import Outcomes
 from kvstore.node.pace import Pace
 from kvstore.node.partition_trees import PartitionTrees
+from kvstore.node.peer_latency import PeerLatency
 from kvstore.node.ports import Peers, Random, Storage, WallClock
 from kvstore.node.reach import Reach
 from kvstore.node.recognition import Answer, Recognition, before_recognition, not_recognized, starting
@@ -100,7 +101,8 @@ class Node:
         self.registry = BucketRegistry(storage, defaults)
         self.registry.start()
         self.time = HybridTime(wall, limits.clock_skew_max_s)
-        self.pace, self.reach, self.grace = Pace(limits), Reach(self._loop), Grace(self._loop)
+        self.pace, self.grace = Pace(limits), Grace(self._loop)
+        self.reach = Reach(self._loop, PeerLatency(wall.elapsed_s, limits))
         self.trees = PartitionTrees(storage, self.registry, self.pace, report)
         self.replica = Replica(storage, random, self.time, limits, self._sync_failed, self.trees)
         self.hinting = Hinting(
@@ -353,6 +355,9 @@ class Node:
 
     def cluster(self) -> dict[str, Any]:
         return self._explainer.cluster(self.gossip.drift_ms)
+
+    def peers(self) -> dict[str, Any]:
+        return self._explainer.peers(self.coordinator.hedges, self.coordinator.forwarding.hedges)
 
     def layout(self) -> dict[str, Any] | None:
         return self._explainer.layout()

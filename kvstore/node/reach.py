@@ -1,4 +1,7 @@
-"""Which peers are worth asking now: one circuit breaker per peer, fed by every answer and failure."""
+"""Which peers are worth asking now: one circuit breaker per peer, fed by every answer and failure.
+
+Those that are merely slow are in reach: they are asked last where others can answer instead.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from kvstore.core.circuit_breaker import CircuitBreaker, State
 from kvstore.core.membership import NodeId
 from kvstore.core.message import Reply
 from kvstore.errors import KVStoreError, PeerError, PeerRefused, PeerTimeout
+from kvstore.node.peer_latency import PeerLatency
 
 
 class Reach:
@@ -17,14 +21,30 @@ class Reach:
     here costs one look at an empty table.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, latency: PeerLatency) -> None:
+        self._loop, self.latency = loop, latency
         self._breakers: dict[NodeId, CircuitBreaker] = {}
         self._failures: dict[NodeId, int] = {}
 
     def __call__(self, node: NodeId) -> bool:
         breaker = self._breakers.get(node) if self._breakers else None
         return breaker is None or breaker.allows(self._loop.time())
+
+    @property
+    def doubts(self) -> Reach | None:
+        """None while every peer is in reach: who asks for all of them need not ask one by one."""
+        return self if self._breakers else None
+
+    def quick_first(self, homes: list[NodeId], *, probes: PeerLatency | None = None) -> list[NodeId]:
+        """The same order, but slow ones after the quick ones, and last those that are out of reach.
+
+        `probes`: by whose latency; then a slow one whose wait is over is in its turn.
+        """
+        slow = self.latency.slow if probes is None else probes.slow
+        if not slow:
+            return homes
+        is_last = slow.__contains__ if probes is None else probes.is_last
+        return sorted(homes, key=lambda node: 2 if not self(node) else int(is_last(node)))
 
     def asked(self, node: NodeId) -> None:
         if self._breakers:

@@ -127,14 +127,15 @@ class Scanner:
         return _page([answer for _, answer in heard], limit, _is_covered(heard, quorum.r))
 
     def _plan(self, n: int, r: int) -> dict[NodeId, tuple[int, ...]]:
-        """Which node is asked for which partitions: R homes of each, those in reach first."""
+        """Which node is asked for which partitions: R homes of each, those in reach and quick first."""
         wanted: dict[NodeId, list[int]] = {}
         me, recovering = self._view.me.node_id, self._replica.recovering
         for partition in range(PARTITIONS):
             homes = self._view.homes(partition, n)
             if partition in recovering:
                 homes = tuple(home for home in homes if home != me)
-            for node in by_reach(homes, me, self._reach, partition)[:r]:
+            ordered = by_reach(homes, me, self._reach, partition)
+            for node in self._reach.quick_first(ordered)[:r]:
                 wanted.setdefault(node, []).append(partition)
         return {node: tuple(partitions) for node, partitions in sorted(wanted.items())}
 

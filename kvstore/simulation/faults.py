@@ -13,7 +13,7 @@ flap            these ...                   ... from these      seconds between 
 loss            whose messages, both ways                       probability
 duplicates      whose messages, both ways                       probability
 latency         whose messages, both ways                       seconds, at most
-slow            whose data messages (gossip is fine)            seconds, at most
+slow            whose data messages (a gray node: gossip is fine)    seconds, at most
 clock-jump      whose clock                                     seconds, forwards or back
 clock-drift     whose clock                                     seconds it shows per second
 disk-full       whose disk

@@ -70,6 +70,7 @@ _SECONDS: dict[str, tuple[float, float]] = {
     "restart": (0.2, 4.0),
     "pause": (0.3, 8.0),
     "flap": (3.0, 10.0),
+    "slow": (3.0, 25.0),
     "clock-jump": (3.0, 30.0),
     "clock-drift": (3.0, 30.0),
     "disk-full": (2.0, 8.0),

@@ -12,6 +12,7 @@
     I6  at the moment of an acknowledgement, W nodes hold the write, or what covers it, in the durable part
         of their disk; as a home or as a stand-in.
     I9  what is written to a disk parses.
+    votes  as many as a read asked for, of distinct homes, and those of stand-ins apart from these.
 
 What disks do is told by `MemoryDisk.observer`, see `Invariants.of`; `asked`, `answered` and `acked` by
 whoever plays the clients. Without `asked` a write is taken to supersede whatever its first state covers and
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kvstore.core.encoding import decode_context, decode_state
+from kvstore.core.message import Receipt
 from kvstore.core.sibling import Version
 from kvstore.core.vector_clock import CausalContext, Dot
 from kvstore.errors import KVStoreError
@@ -184,6 +186,14 @@ class Invariants:
         if state:
             self.checked["answers"] += 1
             self._check(key, "", self._read(key, state, "", minted=False))
+
+    def counted(self, key: bytes, node: str, receipt: Receipt) -> None:
+        """The votes behind a get's answer."""
+        homes = [home for home, _, what in receipt.replicas if what != "hinted"]
+        if len(set(homes)) < len(homes):
+            self._breach("votes", key, node, f"one home has two of the {len(homes)} votes of a read")
+        if (answered := len(receipt.replicas)) < receipt.required:
+            self._breach("votes", key, node, f"{answered} answered a read of {receipt.required}")
 
     def acked(self, key: bytes, context: bytes, w: int) -> None:
         """A synced write was acknowledged, now, with this encoded context."""

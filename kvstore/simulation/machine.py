@@ -40,6 +40,7 @@ _LIMITS = tuple(
         anti_entropy_interval_s=5.0,
         tombstone_interval_s=3.0,
         tombstone_pause_s=MESSAGE_LIFE_S + 0.1,  # these links do not keep an order: a Flush proves nothing
+        slow_peer_answers_min=1,  # a pair of nodes exchanges a read or two per second
         heads_max=heads_max,
     )
     for heads_max in (DEFAULT_LIMITS.heads_max, 0)

@@ -26,6 +26,10 @@ EXPECTED = (
     "came from the past",
     "recovering copy gave no vote",
     "twin ended itself",
+    "read hedged",
+    "forwarded read hedged",
+    "peer found slow",
+    "slow peer taken back",
 )
 """What a whole campaign must have reached; which of them one run reaches is chance."""
 
@@ -45,6 +49,11 @@ class Probes:
         self.hit("came from the past", node.recognition.renewals)
         self.hit("recovering copy gave no vote", node.replica.abstained)
         self.hit("read repair sent", node.coordinator.repairs)
+        self.hit("read hedged", node.coordinator.hedges.sent)
+        self.hit("forwarded read hedged", node.coordinator.forwarding.hedges.sent)
+        self.hit("hedge refused", node.coordinator.hedges.refused)
+        self.hit("peer found slow", node.reach.latency.opened)
+        self.hit("slow peer taken back", node.reach.latency.closed)
         self.hit("time refused", node.time.refused)
         self.hit("tombstone collected", node.upkeep.tombstones.collected)
         self.hit("tombstone postponed", node.upkeep.tombstones.postponed.total())

@@ -61,6 +61,7 @@ class WhiteBox:
         key = full_key(request.bucket, request.key)
         if isinstance(answer, Got):
             self.invariants.answered(key, answer.state)
+            self.invariants.counted(key, node, answer.receipt)
         elif isinstance(answer, OutcomeTold):
             if answer.outcome == OK:
                 self.invariants.durable(key, answer.context, self._w)

@@ -88,6 +88,18 @@ def test_explain_shows_who_keeps_hints() -> None:
     assert version.strip().startswith("5 bytes a/b, written 1970-01-01")
 
 
+def test_explain_shows_which_home_is_slow() -> None:
+    home = {"zone": "z", "answer": "nothing", "breaker": "closed"}
+    homes = [
+        home | {"name": "n1", "latency_breaker": "self"},
+        home | {"name": "n2", "latency_breaker": "half-open"},
+    ]
+    document = {"bucket": "b", "key": "k", "partition": 7, "equal": True, "homes": homes}
+    _, _, quick, slow = explained(document)
+    assert "slow" not in quick
+    assert slow.split(maxsplit=2) == ["n2", "z", "nothing, slow: asked last"]
+
+
 def test_explain_shows_why_a_tombstone_waits() -> None:
     sibling = {"tombstone": True, "modified_ms": 0, "dot": "1:2"}
     home = {"name": "n1", "zone": "z1", "answer": "state", "digest": "0" * 32, "siblings": [sibling]}

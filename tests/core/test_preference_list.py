@@ -56,6 +56,11 @@ def test_a_turn_rotates_and_does_not_shuffle(homes: list[str], me: str, down: se
 
 
 @given(node_ids, me, turns)
+def test_nobody_to_doubt_is_everybody_in_reach(homes: list[str], me: str, turn: int) -> None:
+    assert by_reach(homes, me, None, turn) == by_reach(homes, me, _reach(set()), turn)
+
+
+@given(node_ids, me, turns)
 def test_the_homes_are_not_changed(homes: list[str], me: str, turn: int) -> None:
     before = list(homes)
     by_reach(homes, me, lambda node: True, turn)

@@ -235,6 +235,17 @@ class FakeService:
     def cluster(self) -> dict[str, Any]:
         return {"cluster_id": "c1", "members": [{"id": NODE_ID, "name": "n1"}]}
 
+    def peers(self) -> dict[str, Any]:
+        slow = {"breaker": "closed", "latency_breaker": "open", "read_median_ms": 201.5}
+        new = {"breaker": "half-open", "latency_breaker": "closed", "read_median_ms": None}
+        return {
+            "hedges": 5,
+            "hedges_refused": 2,
+            "hedge_delay_s": 0.0125,
+            "slow_found": 1,
+            "peers": [{"name": "n2", **slow}, {"name": "n3", **new}],
+        }
+
     def layout(self) -> dict[str, Any] | None:
         return self.layout_now
 

@@ -108,6 +108,22 @@ async def test_hints_as_document_and_as_metrics(api: Api) -> None:
         assert line in text
 
 
+async def test_breakers_and_hedges_as_metrics(api: Api) -> None:
+    text = (await api.get("/metrics")).body.decode()
+    for line in (
+        'kvstore_peer_breaker_state{kind="failures",peer="n2"} 0.0',
+        'kvstore_peer_breaker_state{kind="latency",peer="n2"} 2.0',
+        'kvstore_peer_breaker_state{kind="failures",peer="n3"} 1.0',
+        'kvstore_peer_read_latency_seconds{peer="n2"} 0.2015',
+        "kvstore_peers_found_slow_total 1.0",
+        "kvstore_hedges_total 5.0",
+        "kvstore_hedges_refused_total 2.0",
+        "kvstore_hedge_delay_seconds 0.0125",
+    ):
+        assert line in text
+    assert 'latency_seconds{peer="n3"}' not in text
+
+
 async def test_liveness_is_not_readiness(api: Api) -> None:
     api.service.ready = [("layout", False, "2 of 3 nodes seen"), ("serving", True, "ready")]
     assert (await api.get("/livez")).body == b"ok\n"

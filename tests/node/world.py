@@ -6,13 +6,14 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from kvstore.core.bucket import BucketProperties
 from kvstore.core.layout import first_layout
 from kvstore.core.limits import DEFAULT_LIMITS, Limits
 from kvstore.core.membership import Member, NodeId
-from kvstore.core.message import EMPTY_REPLY, Get, Got, Put, Reply, Request, Written
+from kvstore.core.message import EMPTY_REPLY, Get, Got, Put, Read, Reply, Request, Written
 from kvstore.core.ring import full_key, partition_of
 from kvstore.errors import KVStoreError, PeerRefused, PeerTimeout, PeerUnreachable
 from kvstore.node.cluster_view import ClusterView
@@ -46,7 +47,8 @@ class Chance:
 
 
 class World:
-    """`down`: nodes nothing reaches. `mute`: nodes that take calls and never answer.
+    """`down`: nodes nothing reaches. `mute`: nodes that take calls and never answer. `slow`: seconds
+    later that reads reach a node, forwarded ones as well.
 
     `intercept` may change or drop (None) a request on its way, per (sender, receiver, request).
     """
@@ -60,6 +62,7 @@ class World:
         self.starts: dict[str, int] = {}
         self.down: set[str] = set()
         self.mute: set[str] = set()
+        self.slow: dict[str, float] = {}
         self.calls: list[tuple[str, str, Request]] = []
         self.learned: dict[tuple[str, NodeId], str] = {}
         self.fatal: list[tuple[str, KVStoreError]] = []
@@ -169,7 +172,12 @@ class World:
         if node.name in self.mute or sent is None:
             self.loop.call_later(deadline_s, _fail, reply, PeerTimeout("no answer"))
             return reply
-        self.loop.call_soon(self._handle, node, self.named(sender).node_id, sent, reply, deadline_s)
+        later_s = self.slow.get(node.name, 0.0) if isinstance(sent, Read | Get) else 0.0
+        handle = partial(self._handle, node, self.named(sender).node_id, sent, reply, deadline_s)
+        if later_s:
+            self.loop.call_later(later_s, handle)
+        else:
+            self.loop.call_soon(handle)
         return reply
 
     def _handle(

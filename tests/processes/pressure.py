@@ -26,6 +26,7 @@ from typing import Any
 import aiohttp
 
 from benchmarks.processes import Processes, free_ports
+from tests.processes.pressure_peers import measure_peers
 
 KEYS, VALUE_BYTES, PAGE = 400, 200, 400
 DEADLINE_S = 1.0
@@ -187,6 +188,7 @@ async def measure(seconds: float) -> dict[str, list[dict[str, float]]]:
                 await flood(folders[2], "background", seconds),
                 await flood(folders[3], "normal", seconds),
             ],
+            **await measure_peers(Path(place), seconds * 2),
         }
 
 

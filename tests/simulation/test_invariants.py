@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kvstore.core.encoding import decode_state, encode_context, encode_state
 from kvstore.core.limits import DEFAULT_LIMITS
+from kvstore.core.message import Receipt
 from kvstore.core.sibling import EMPTY_STATE, KeyState, Version, merge, write
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot, context_of
 from kvstore.node.hybrid_time import HybridTime
@@ -285,6 +286,23 @@ def test_a_copy_of_something_else_does_not_count(watch: Watch) -> None:
 
 
 # --- the rest -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("votes", "breaches"),
+    [
+        ([("n1", "same"), ("n2", "same")], set()),
+        ([("n1", "same"), ("n1", "hinted")], set()),
+        ([("n1", "same"), ("n1", "older")], {"votes"}),
+        ([("n1", "same")], {"votes"}),
+    ],
+)
+def test_a_read_counts_distinct_homes_and_enough(
+    watch: Watch, votes: list[tuple[str, str]], breaches: set[str]
+) -> None:
+    replicas = tuple((node, 1.0, what) for node, what in votes)
+    watch.counted(KEY, "n1", Receipt("n1", 3, 2, 2, replicas))
+    assert watch.kinds() == breaches
 
 
 def test_what_is_written_parses(watch: Watch) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 
 from kvstore.core import read_repair
 from kvstore.core.encoding import encode_state
+from kvstore.core.message import Read
 from kvstore.core.quorum import Quorum
 from kvstore.core.sibling import EMPTY_STATE
 from kvstore.node import coordinator, session_reads, stand_ins
 from kvstore.node.coordinator import Coordinator
+from kvstore.node.fan_out import FanOut
+from kvstore.node.hedges import Hedges
 from kvstore.node.ports import Kind
 from kvstore.node.replica import Replica
 from kvstore.simulation.generator import Shape
@@ -80,6 +83,17 @@ def session_is_not_waited_for(patch: Patch) -> None:
 def read_repair_shows_the_first_answer(patch: Patch) -> None:
     """The coordinator's own copy is taken for the merge of all."""
     patch.setattr(stand_ins, "merged", lambda answers: next(iter(list(answers)), b""))
+
+
+@mutant()
+def hedge_asks_who_has_answered(patch: Patch) -> None:
+    """Its second answer is one more vote."""
+
+    def again(self: Hedges, reads: FanOut, read: Read, others: list[str], left_s: float) -> None:
+        if reads.answers:
+            reads.ask_one_more(reads.answers[0][0], read, left_s)
+
+    patch.setattr(Hedges, "_hedge", again)
 
 
 @mutant(shape=Shape(duration_s=60.0, nodes=3, n=3, r=2, w=2, kinds=("kill-all",)))

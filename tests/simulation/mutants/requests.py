@@ -33,27 +33,26 @@ def operation_ids_are_ignored(patch: Patch) -> None:
 @mutant()
 def coordinator_sends_a_put_again(patch: Patch) -> None:
     """A forwarded put whose answer did not come goes to the next home, and to the one after that."""
-    forward = Forwarding.forward
+    write = Forwarding.write
 
     async def stubborn(
         self: Forwarding,
-        request: Get | Put,
+        request: Put,
         homes: Sequence[Any],
         partition: int,
-        expected: Any,
         *,
         sloppy: bool,
     ) -> Any:
-        if isinstance(request, Put) and not request.forwarded:
+        if not request.forwarded:
             for node in by_reach(homes, self._view.me.node_id, self._reach, self._turn):
                 call = self._peers.call(node, request._replace(forwarded=True), request.timeout_ms / 4000)
                 try:
                     return await call
                 except PeerError:
                     continue
-        return await forward(self, request, homes, partition, expected, sloppy=sloppy)
+        return await write(self, request, homes, partition, sloppy=sloppy)
 
-    patch.setattr(Forwarding, "forward", stubborn)
+    patch.setattr(Forwarding, "write", stubborn)
 
 
 @mutant(quick=True)

@@ -1,0 +1,271 @@
+"""A part of make pressure: one node of a cluster is slow, or stands still. Real processes, open loops.
+
+    python -m tests.processes.pressure_peers [--seconds 12] [--only gray|stalled]
+
+- gray: what others send to one of three nodes arrives 200 ms late (slow_proxy.py); its gossip goes on.
+  The p99 of quorum reads of all keys, before and meanwhile, the onset included.
+- stalled: one of five nodes is stopped (SIGSTOP) and let go again and again. The p99 of reads of the keys
+  it is no home of, before and meanwhile. Each node works on eight requests at once, so that those
+  that wait for the stalled one would take the places of the others.
+
+The control is the same cluster with hedges and the latency breaker switched off by their settings. A
+request that is not answered well counts as one that took as long as clients wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from benchmarks.processes import Processes, free_ports
+from kvstore.core.ring import full_key, partition_of
+from tests.processes.slow_proxy import SlowProxy
+
+KEYS, VALUE_BYTES, BUCKET = 500, 100, "b"
+RATE_PER_S = 200.0
+TIMEOUT_S = 2.0
+GRAY_S = 0.2
+STOPPED_S, GOING_S = 1.5, 1.5
+FEW_AT_ONCE = {"KVSTORE_IN_FLIGHT_MAX": "8", "KVSTORE_IN_FLIGHT_MIN": "8"}
+OFF = {"KVSTORE_HEDGE_DELAY_S": "1000", "KVSTORE_SLOW_PEER_FACTOR": "1000000"}
+BACK_S_MAX = 20.0
+
+Figures = dict[str, float]
+
+
+class Cluster:
+    """`nodes` nodes, N=3, fully formed. The last one is met through `proxy` by the others."""
+
+    def __init__(self, folder: Path, nodes: int, settings: dict[str, str]) -> None:
+        ports = free_ports(2 * nodes + 1)
+        self.ports, rpc_ports, proxy_port = ports[:nodes], ports[nodes:-1], ports[-1]
+        self.proxy = SlowProxy(proxy_port, rpc_ports[-1])
+        met_at = [*rpc_ports[:-1], proxy_port]
+        shared = {
+            "KVSTORE_SEEDS": ",".join(f"127.0.0.1:{port}" for port in met_at),
+            "KVSTORE_BOOTSTRAP_EXPECT": str(nodes), "KVSTORE_CLUSTER_KEY": os.urandom(32).hex(),
+            "KVSTORE_LOG_FORMAT": "json",
+        }  # fmt: skip
+        self.processes = Processes("/readyz", (200,))
+        self._start = [
+            shared | settings | {
+                "KVSTORE_NAME": f"n{i + 1}", "KVSTORE_HOST": f"n{i + 1}",
+                "KVSTORE_DATA_DIR": str(folder / f"n{i + 1}"),
+                "KVSTORE_HTTP_LISTEN": f"127.0.0.1:{self.ports[i]}",
+                "KVSTORE_RPC_LISTEN": f"127.0.0.1:{rpc_ports[i]}",
+                "KVSTORE_ADVERTISE_RPC": f"127.0.0.1:{met_at[i]}",
+            }
+            for i in range(nodes)
+        ]  # fmt: skip
+        self._folder = folder
+        self._stack = AsyncExitStack()
+        self.session: aiohttp.ClientSession
+        self.homes: list[list[int]] = []  # of each key: ports
+
+    async def __aenter__(self) -> Cluster:
+        await self._stack.enter_async_context(self.proxy)
+        self._stack.enter_context(self.processes)
+        for port, settings in zip(self.ports, self._start, strict=True):
+            log = self._folder / f"{settings['KVSTORE_NAME']}.log"
+            self.processes.start(port, ["-m", "kvstore", "serve"], log, settings)
+        await asyncio.to_thread(self.processes.wait_ready)
+        connector = aiohttp.TCPConnector(limit=0)
+        self.session = await self._stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        layout = await self._json(self.ports[0], "/v1/layout")
+        by_name = {f"n{i + 1}": port for i, port in enumerate(self.ports)}
+        members = [by_name[member["name"]] for member in layout["members"]]
+        for key in range(KEYS):
+            walk = layout["walks"][partition_of(full_key(BUCKET, self._key(key).encode()))]
+            self.homes.append([members[at] for at in walk[:3]])
+            target = self._url(self.homes[key][0], key)
+            async with self.session.put(f"{target}?w=3", data=b"v" * VALUE_BYTES) as answer:
+                assert answer.status == 204, answer.status
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def read(self, port: int, key: int, due_s: float) -> float:
+        """Seconds from `due_s` to the answer; TIMEOUT_S if it is none."""
+        try:
+            async with asyncio.timeout(max(0.001, due_s + TIMEOUT_S - time.perf_counter())):
+                async with self.session.get(self._url(port, key)) as answer:
+                    await answer.read()
+        except (TimeoutError, aiohttp.ClientError):
+            return TIMEOUT_S
+        return time.perf_counter() - due_s if answer.status == 200 else TIMEOUT_S
+
+    async def load(self, seconds: float, targets: Sequence[tuple[int, int]]) -> list[list[float]]:
+        """Reads of (port, key) in turn, one every 1/RATE_PER_S; the seconds that each target's took."""
+        took: list[list[float]] = [[] for _ in targets]
+
+        async def one(at: int, due_s: float) -> None:
+            took[at].append(await self.read(*targets[at], due_s))
+
+        began_s, tasks = time.perf_counter(), []
+        for number in range(int(RATE_PER_S * seconds)):
+            due_s = began_s + number / RATE_PER_S
+            if (early_s := due_s - time.perf_counter()) > 0:
+                await asyncio.sleep(early_s)
+            tasks.append(asyncio.ensure_future(one(number % len(targets), due_s)))
+        await asyncio.gather(*tasks)
+        return took
+
+    async def counted(self, name: str) -> float:
+        """The sum of a metric over the nodes that answer."""
+        total = 0.0
+        for port in self.ports:
+            async with self.session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+                found = re.findall(
+                    rf"^{name}(?:{{[^}}]*}})? ([0-9.e+-]+)$", await answer.text(), re.MULTILINE
+                )
+            total += sum(map(float, found))
+        return total
+
+    async def all_in_turn(self) -> bool:
+        """Whether every node has every other one in reach and asks it in its turn."""
+        states = [
+            member["state"]
+            for port in self.ports
+            for member in (await self._json(port, "/v1/cluster"))["members"]
+        ]
+        return all(state == "up" for state in states)
+
+    async def until_all_in_turn(self, targets: Sequence[tuple[int, int]]) -> float:
+        """Reads go on meanwhile: a node finds out by them. Seconds; infinite if it takes too long."""
+        began_s = time.perf_counter()
+        while not await self.all_in_turn():
+            if time.perf_counter() - began_s > BACK_S_MAX:
+                return float("inf")
+            await self.load(0.25, targets)
+        return time.perf_counter() - began_s
+
+    def _key(self, key: int) -> str:
+        return f"k{key:04}"
+
+    def _url(self, port: int, key: int) -> str:
+        return f"http://127.0.0.1:{port}/v1/kv/{BUCKET}/{self._key(key)}"
+
+    async def _json(self, port: int, path: str) -> Any:
+        async with self.session.get(f"http://127.0.0.1:{port}{path}") as answer:
+            return await answer.json(content_type=None)
+
+
+def p99_ms(took: Sequence[Sequence[float]]) -> float:
+    ordered = sorted(seconds for each in took for seconds in each)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1000
+
+
+async def gray(folder: Path, settings: dict[str, str], seconds: float) -> Figures:
+    """One of three homes is 200 ms late. Goal: p99 at most 2x before + the delay of a hedge, 5 % hedges."""
+    async with Cluster(folder, 3, settings) as cluster:
+        targets = [(cluster.ports[key % 3], key) for key in range(KEYS)]
+        await cluster.load(2.0, targets)
+        before_ms = p99_ms(await cluster.load(seconds, targets))
+        hedges = await cluster.counted("kvstore_hedges_total")
+        cluster.proxy.delay_s = GRAY_S
+        took = await cluster.load(seconds, targets)
+        delay_s = await cluster.counted("kvstore_hedge_delay_seconds") / 3
+        hedges = await cluster.counted("kvstore_hedges_total") - hedges
+        assert cluster.proxy.delayed_bytes, "nothing was delayed"
+        cluster.proxy.delay_s = 0.0
+        back_s = await cluster.until_all_in_turn(targets)
+        gray_ms = p99_ms(took)
+    return {
+        "read p99 before, ms": before_ms,
+        "read p99 meanwhile, ms": gray_ms,
+        "goal: at most, ms": 2 * before_ms + delay_s * 1000,
+        "hedges/read, goal <= 0.05": hedges / sum(map(len, took)),
+        "in its turn again after, s": back_s,
+    }
+
+
+async def stalled(folder: Path, settings: dict[str, str], seconds: float) -> Figures:
+    """One of five nodes stands still. Goal: the p99 of keys it is no home of changes by at most 20 %."""
+    async with Cluster(folder, 5, FEW_AT_ONCE | settings) as cluster:
+        still = cluster.ports[-1]
+        targets = []
+        for key, homes in enumerate(cluster.homes):
+            living = [port for port in homes if port != still]
+            targets.append((living[key % len(living)], key))
+        is_other = [still not in homes for homes in cluster.homes]
+        await cluster.load(2.0, targets)
+        before = await cluster.load(seconds, targets)
+        load = asyncio.ensure_future(cluster.load(seconds, targets))
+        stops = 0
+        while not load.done():
+            cluster.processes.send(still, signal.SIGSTOP)
+            await asyncio.sleep(STOPPED_S)
+            stops += _is_stopped(cluster.processes.pid(still))
+            cluster.processes.send(still, signal.SIGCONT)
+            await asyncio.sleep(GOING_S)
+        assert stops, "it was never stopped"
+        meanwhile = await load
+    others_before, others = _those(before, is_other), _those(meanwhile, is_other)
+    its_own = _those(meanwhile, [not other for other in is_other])
+    failed = sum(seconds == TIMEOUT_S for each in others for seconds in each)
+    return {
+        "others p99 before, ms": p99_ms(others_before),
+        "others p99 meanwhile, ms": p99_ms(others),
+        "change, goal <= 1.2": p99_ms(others) / p99_ms(others_before),
+        "others failed": failed,
+        "its own p99, ms": p99_ms(its_own),
+        "its own failed": sum(seconds == TIMEOUT_S for each in its_own for seconds in each),
+    }
+
+
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+
+
+def _those(took: Sequence[list[float]], chosen: Sequence[bool]) -> list[list[float]]:
+    return [each for each, is_chosen in zip(took, chosen, strict=True) if is_chosen]
+
+
+SCENARIOS = {"gray": gray, "stalled": stalled}
+TITLES = {
+    "gray": "one home of three is 200 ms late (control: no hedges, no latency breaker)",
+    "stalled": "one node of five stands still (control: the same)",
+}
+
+
+async def measure_peers(place: Path, seconds: float, only: Sequence[str] = ()) -> dict[str, list[Figures]]:
+    """scenario -> [with the mechanism, control]."""
+    figures = {}
+    for name in only or SCENARIOS:
+        rows = []
+        for settings in ({}, OFF):
+            folder = place / f"{name}-{'off' if settings else 'on'}"
+            folder.mkdir()
+            rows.append(await SCENARIOS[name](folder, settings, seconds))
+        figures[TITLES[name]] = rows
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each load")
+    parser.add_argument("--only", choices=list(SCENARIOS))
+    arguments = parser.parse_args()
+    only = (arguments.only,) if arguments.only else ()
+    with tempfile.TemporaryDirectory() as place:
+        figures = asyncio.run(measure_peers(Path(place), arguments.seconds, only))
+    for scenario, (with_it, control) in figures.items():
+        print(f"\n{scenario}\n{'':28}{'with':>12}{'control':>12}")
+        for name, figure in with_it.items():
+            print(f"  {name:26}{figure:>12.4g}{control[name]:>12.4g}")
+
+
+if __name__ == "__main__":
+    main()
