@@ -77,6 +77,10 @@ LIMIT_WORDS = {
         "to how many of them slowness may bring the node down",
         "too low: a slow disk leaves most clients out; too high: all of them wait for it",
     ),
+    "scans_in_flight_max": (
+        "pages of listings a node works on at once",
+        "too high: all of them are late; too low: idle while it waits for other nodes",
+    ),
     "latency_target_s": (
         "the node works on less at once while a tenth of the requests takes longer",
         "below what the disks can do: clients are refused for nothing",
@@ -98,9 +102,17 @@ LIMIT_WORDS = {
         "connections from one address (IPv6: from one /64)",
         "too low: clients behind one proxy are refused; too high: one machine takes all connections",
     ),
-    "loop_delay_max_s": (
-        "how long a request may wait for its turn once it was read",
-        "too high: in overload every request is late; too low: bursts and large requests shed others",
+    "loop_turn_s": (
+        "how much work may begin in one turn of the event loop; what is more waits in the queue",
+        "too high: refusals come late; too low: many clients at once cost more",
+    ),
+    "degradation_window_s": (
+        "how long a tier of requests gets nothing before it is refused at once",
+        "too low: a burst refuses a whole tier; too high: its clients wait in vain",
+    ),
+    "degradation_calm_s": (
+        "how long nobody is shed before one more tier of requests is let in",
+        "too low: tiers come and go; too high: a node is long back before all of them are served",
     ),
     "admin_in_flight_max": (
         "requests to administration routes at once",

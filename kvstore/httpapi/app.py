@@ -16,6 +16,7 @@ from time import perf_counter
 from aiohttp import web
 
 from kvstore.core.credential import ANYBODY, Credentials, Principal, Role
+from kvstore.core.degradation import Tier
 from kvstore.errors import CorruptRecord, Forbidden, KVStoreError, QuorumNotMet, StorageFailed
 from kvstore.httpapi.admin_routes import AdminRoutes, release
 from kvstore.httpapi.admission import Admission
@@ -81,6 +82,7 @@ class App:
             metrics,
             lambda: describe(self.router.routes, version=release()),
             lambda: self.draining,
+            self._admission.set_floor,
         )
         return (
             *of_keys,
@@ -112,21 +114,20 @@ class App:
             call = Call(method, bucket, key, options, headers, request_id)
             if principal is not ANYBODY:
                 self._check_permission(principal, route, call, protocol, path)
-            if turn_s - since_s > self._admission.in_time_s and since_s and route.lane is Lane.DATA:
-                self._admission.refuse_if_late(call, protocol, turn_s - since_s)
             if self.rates.active and route.lane is Lane.DATA:
                 call.client = principal.name or protocol.address
                 self.rates.check(call.client, bucket)
             if route.body_bytes_max:
                 await self._read_body(route, call, request)
             if route.lane is Lane.DATA:
-                if not self._admission.enters_at_once():
-                    await self._admission.enter(call, protocol)
+                late = turn_s - since_s > self._admission.turn_s and since_s > 0.0
+                if late or not self._admission.enters_at_once(route, call):
+                    await self._admission.enter(route, call, protocol, late=late)
                 waited_s = call.waited_s
                 try:
                     reply = await route.handler(call)
                 finally:
-                    self._admission.leave()
+                    self._admission.leave(scan=route.tier is Tier.SCAN)
             else:
                 reply = await self._beside_data(route, call, protocol, path)
         except Exception as error:
@@ -150,7 +151,7 @@ class App:
             call.body = await read_body(request, route.body_bytes_max, self._body_timeout_s)
             return
         if route.lane is Lane.DATA:
-            self._admission.refuse_if_full(call)
+            self._admission.refuse_early(route, call)
         began_s = self._elapsed_s()
         call.body = await read_body(request, route.body_bytes_max, self._body_timeout_s)
         call.waited_s = self._elapsed_s() - began_s

@@ -14,6 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from kvstore.core.bucket import check_bucket_name
 from kvstore.core.credential import ANYBODY, Principal, Role
+from kvstore.core.degradation import Tier
 from kvstore.errors import Forbidden, InvalidRequest, NotFound, TooLarge
 from kvstore.httpapi.reply import Reply
 from kvstore.httpapi.status_codes import MethodNotAllowed
@@ -82,8 +83,9 @@ class Route(NamedTuple):
     """`path`: literal, or a prefix followed by {bucket} or {bucket}/{key}.
 
     `needs`: the role a credential must have, None for a route that is open to all. `lane`: what it waits
-    behind. `body_bytes_max`: 0 where no body is read. `writes`: an error must say what may have been
-    applied. `timed` names its histogram. `problems`: statuses beside those that every route can give.
+    behind. `tier`: of data, where neither an option nor a priority says another. `body_bytes_max`: 0 where
+    no body is read. `writes`: an error must say what may have been applied. `timed` names its histogram.
+    `problems`: statuses beside those that every route can give.
     """
 
     method: str
@@ -98,6 +100,7 @@ class Route(NamedTuple):
     writes: bool = False
     needs: Role | None = Role.READ
     lane: Lane = Lane.DATA
+    tier: Tier = Tier.WRITE
     body_bytes_max: int = 0
 
     @property

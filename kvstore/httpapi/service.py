@@ -10,6 +10,7 @@ from kvstore.core.limits import Limits
 from kvstore.core.message import Get, Got, Put, Written
 from kvstore.node.ports import WallClock
 from kvstore.node.scan import Page
+from kvstore.node.slices import Slices
 from kvstore.node.tasks import Task
 from kvstore.node.upkeep import Figures
 
@@ -48,6 +49,9 @@ class Service(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def slices(self) -> Slices: ...
 
     @property
     def upkeep(self) -> UpkeepService: ...

@@ -59,6 +59,7 @@ from kvstore.node.recognition import Answer, Recognition, before_recognition, no
 from kvstore.node.replica import Replica
 from kvstore.node.runs import Runs
 from kvstore.node.scan import Page, Scanner, scan_here
+from kvstore.node.slices import Slices
 from kvstore.node.upkeep import Upkeep
 
 _STORED = Stored()
@@ -99,6 +100,7 @@ class Node:
         self.registry.start()
         self.time = HybridTime(wall, limits.clock_skew_max_s)
         self.pace, self.reach, self.grace = Pace(limits), Reach(self._loop), Grace(self._loop)
+        self.slices = Slices()
         self.trees = PartitionTrees(storage, self.registry, self.pace, report)
         self.replica = Replica(storage, random, self.time, limits, self._sync_failed, self.trees)
         self.hinting = Hinting(
@@ -149,6 +151,7 @@ class Node:
             peers=self._peers,
             reach=self.reach,
             limits=self.limits,
+            slices=self.slices,
         )
         self._bucket_changes = BucketChanges(
             view=self.view,
@@ -225,7 +228,9 @@ class Node:
             Store: self._store,
             Get: lambda request: self._as_task(self.get(request)),
             Put: lambda request: self._as_task(self.put(request)),
-            Scan: lambda request: scan_here(self._storage, self.replica, request, self.limits),
+            Scan: lambda request: self.background.answer(
+                scan_here(self._storage, self.replica, request, self.limits, self.slices)
+            ),
             Gossip: self.gossip.hear,
             FetchCluster: lambda _: ClusterState(self.view.layout, self.registry.records()),
             Propose: lambda request: self._as_task(forming.promise(request)),
