@@ -77,6 +77,10 @@ LIMIT_WORDS = {
         "to how many of them slowness may bring the node down",
         "too low: a slow disk leaves most clients out; too high: all of them wait for it",
     ),
+    "batches_in_flight_max": (
+        "batches a node works on at once",
+        "too high: all of them are late; too low: idle while it waits for other nodes",
+    ),
     "scans_in_flight_max": (
         "pages of listings a node works on at once",
         "too high: all of them are late; too low: idle while it waits for other nodes",

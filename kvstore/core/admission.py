@@ -24,6 +24,7 @@ SAMPLES_MIN = 10
 WINDOW_S = 0.2  # a step shows its effect only after what was in flight has been answered
 DECREASE = 0.8
 DECREASE_FAST = 0.5  # where most are slow
+_AHEAD_MIN = 4  # in the line: fewer are no sign of anything
 INCREASE_STEPS = 32  # windows from nothing to everything: 6.4 s
 
 
@@ -73,23 +74,28 @@ class TurnQuota:
     """How many who waited may begin in one turn of the event loop.
 
     A node is one loop on one core: work that never waits is not in flight beside other work, it comes after
-    it, and whoever the loop has not even read yet waits unheard until its turn ends. So turns are kept
-    short: the quota is halved when one takes more than `turn_s`, and doubled when one that used all of it
-    takes less than half.
+    it, and whoever the loop has not even read yet waits unheard until its turn ends. So a turn, without what
+    it spent on refusals, is kept below `turn_s`; or below what these took, up to a bound, so that refusing
+    leaves half of the time to work. Halved when it took more, doubled when one with all of its quota took
+    less than half.
     """
 
     __slots__ = ("left", "most", "turn_s")
 
-    MOST_MAX = 64
+    MOST_MAX = 256
+    STRETCH_MAX = 4
 
     def __init__(self, turn_s: float) -> None:
         self.turn_s = turn_s
         self.most = self.left = 1
 
-    def turn_ended(self, took_s: float) -> None:
-        if took_s > self.turn_s:
+    def turn_ended(self, took_s: float, refused_s: float) -> None:
+        """`refused_s`: what of it went into refusals."""
+        room_s = min(max(self.turn_s, refused_s), self.STRETCH_MAX * self.turn_s)
+        work_s = took_s - refused_s
+        if work_s > room_s:
             self.most = max(1, self.most // 2)
-        elif not self.left and took_s < self.turn_s / 2:
+        elif not self.left and work_s < room_s / 2:
             self.most = min(self.MOST_MAX, self.most * 2)
         self.left = self.most
 
@@ -136,6 +142,20 @@ class WaitingLine(Generic[_T]):
         self.length += 1
         return shed
 
+    def stands(self, now_s: float) -> bool:
+        """Nobody has been without a line for the long patience."""
+        return self.length > 0 and now_s - self._standing_since_s > self.patience_s
+
+    def is_hopeless(self, tier: Tier, now_s: float, leave_per_s: float) -> bool:
+        """Whether one that joins a standing line would be taken out of it by `impatient`: told at once.
+
+        `leave_per_s`: how many got a place lately.
+        """
+        if not self.stands(now_s):
+            return False
+        ahead = sum(map(len, self._lines[: tier + 1]))
+        return ahead > max(_AHEAD_MIN, leave_per_s * self.standing_patience_s)
+
     def first(self) -> Waiting[_T] | None:
         """Whose turn it is; it stays in the line until it has left."""
         return next((line[0] for line in self._lines if line), None)
@@ -153,8 +173,7 @@ class WaitingLine(Generic[_T]):
 
     def impatient(self, now_s: float) -> list[Waiting[_T]]:
         """Takes out who has waited too long, and whose client has given up."""
-        stands = self.length > 0 and now_s - self._standing_since_s > self.patience_s
-        oldest_s = now_s - (self.standing_patience_s if stands else self.patience_s)
+        oldest_s = now_s - (self.standing_patience_s if self.stands(now_s) else self.patience_s)
         gone = [w for line in self._lines for w in line if w.joined_s <= oldest_s or w.expires_s <= now_s]
         for waiting in gone:
             self.leave(waiting)

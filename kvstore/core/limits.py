@@ -34,6 +34,7 @@ class Limits:
     # How much work at once.
     in_flight_max: int = 256  # requests a node works on
     in_flight_min: int = 16  # what slowness leaves of it: enough to see that it is over
+    batches_in_flight_max: int = 16  # each of up to 32 operations at once
     scans_in_flight_max: int = 4  # pages: made one after the other anyway, each by all homes it asks
     latency_target_s: float = 0.25  # slower than this in a tenth of the requests: fewer at once
     queue_max: int = 1024  # requests that wait for a place; beyond: shed

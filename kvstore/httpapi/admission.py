@@ -24,10 +24,12 @@ from kvstore.errors import Overloaded
 from kvstore.httpapi.connection import Connection
 from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.options import PRIORITY, to_tier, to_timeout_ms
-from kvstore.httpapi.routes import Call, Route
+from kvstore.httpapi.routes import Call, Pool, Route
 
 _SWEEP_S = 0.005
+_RATE_WEIGHT = 0.2  # of a sweep in what is known of the rate at which places are given
 _BEAT_S = 0.05
+_REFUSAL_S_MAX = 0.0005  # who took longer was refused after a wait
 _ANY = int(Tier.BACKGROUND)  # where this may enter, anybody may
 _ADVICE = "nothing was done: wait as Retry-After says, or go to another node"
 
@@ -36,7 +38,7 @@ class Place(NamedTuple):
     """`given` is done when its request may begin, or failed with why it may not."""
 
     given: asyncio.Future[None]
-    is_scan: bool
+    pool: Pool
 
 
 class Admission:
@@ -58,9 +60,13 @@ class Admission:
             standing_patience_s=min(limits.queue_timeout_standing_s, limits.queue_timeout_s),
         )
         self.turn_s = limits.loop_turn_s
-        self._quota, self._turn_began_s, self._turn_ends = TurnQuota(limits.loop_turn_s), 0.0, False
+        self._quota, self._turn_ends = TurnQuota(limits.loop_turn_s), False
+        self._turn_began_s = self._refused_s = 0.0
+        self._given, self._given_per_s, self._swept_s = 0, 0.0, 0.0
         self.degradation = Degradation(window_s=limits.degradation_window_s, calm_s=limits.degradation_calm_s)
-        self.level = self._scans = 0
+        self.level = 0
+        self._in_pool = dict.fromkeys(Pool, 0)  # KEYS are counted in `metrics.in_flight`, with all others
+        self._pool_max = {Pool.SCANS: limits.scans_in_flight_max, Pool.BATCHES: limits.batches_in_flight_max}
         self._sweeper: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._due_s = self._loop.time() + _BEAT_S
@@ -87,14 +93,14 @@ class Admission:
     def enters_at_once(self, route: Route, call: Call) -> bool:
         """Takes a place if there is one for whatever tier. Every place taken needs its `leave`.
 
-        Scans, and who has a priority, are never that simple.
+        Large requests, and who has a priority, are never that simple.
         """
         metrics = self._metrics
         if (
             metrics.in_flight < self.limit.places[_ANY]
             and not self.line.length
             and not self.level
-            and route.tier is not Tier.SCAN
+            and route.pool is Pool.KEYS
             and PRIORITY not in call.headers
         ):
             metrics.in_flight += 1
@@ -118,21 +124,24 @@ class Admission:
         tier = to_tier(route.tier, call)
         if is_refused(tier, self.level):
             raise self._shed("degraded")
-        first, is_scan = line.first(), route.tier is Tier.SCAN
-        ahead = not late and not is_scan and tier < Tier.SCAN and (first is None or first.tier > tier)
-        if ahead and metrics.in_flight < self.limit.places[tier]:
+        first = line.first()
+        ahead = not late and tier < Tier.SCAN and (first is None or first.tier > tier)
+        if ahead and self._has_place(tier, route.pool):
             metrics.in_flight += 1
+            self._in_pool[route.pool] += 1
             return
-        if line.is_full_for(tier):  # said before anything is made for a place that it will not get
-            raise self._shed_of("queue_full", tier)
         joined_s = self._elapsed_s()
+        # Said before anything is made for a place that it will not get.
+        if line.is_full_for(tier) or line.is_hopeless(tier, joined_s, self._given_per_s):
+            raise self._shed_of("queue_full", tier)
         timeout_s = to_timeout_ms(call.options, call.headers, self._limits) / 1000
-        place = Place(self._loop.create_future(), is_scan)
+        place = Place(self._loop.create_future(), route.pool)
         waiting = Waiting(place, tier, joined_s, joined_s + timeout_s - call.waited_s)
         shed = line.join(waiting, joined_s)
         if shed is not None and not shed.item.given.done():
             shed.item.given.set_exception(self._shed_of("outranked", shed.tier))
         if self._sweeper is None:
+            self._given, self._swept_s = 0, joined_s
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
         self._end_turn_soon()
         try:
@@ -141,10 +150,12 @@ class Admission:
             line.leave(waiting)
             given = place.given
             if given.done() and not given.cancelled() and given.exception() is None:
-                self.leave(scan=is_scan)  # the place was given in the same turn in which the client went away
+                self.leave(
+                    pool=route.pool
+                )  # the place was given in the same turn in which the client went away
             raise
         if connection.transport is None:
-            self.leave(scan=is_scan)
+            self.leave(pool=route.pool)
             raise self._shed("gone")
         self.degradation.served(tier)
         waited_s = self._elapsed_s() - joined_s
@@ -158,7 +169,7 @@ class Admission:
         Raises InvalidRequest.
         """
         free = self.limit.places[to_tier(Tier.WRITE, call)] - self._metrics.in_flight
-        taken = 0 if self.line.length else max(0, min(wanted, free))
+        taken = max(0, min(wanted, free))  # who waits meanwhile waits for its turn, or for its pool
         self._metrics.in_flight += taken
         return taken
 
@@ -166,46 +177,58 @@ class Admission:
         """How long the work of a request took that had a place."""
         self.limit.ended(took_s, self._metrics.in_flight + 1, now_s)
 
-    def leave(self, places: int = 1, *, scan: bool = False) -> None:
+    def refused(self, took_s: float) -> None:
+        """One was, after so long; that reading and writing cost as much again is a guess."""
+        self._refused_s += 2 * min(took_s, _REFUSAL_S_MAX)
+
+    def leave(self, places: int = 1, *, pool: Pool = Pool.KEYS) -> None:
         self._metrics.in_flight -= places
-        self._scans -= scan
+        if pool is not Pool.KEYS:
+            self._in_pool[pool] -= 1
         if self.line.length:
             self._give_places()
 
-    def _has_place(self, waiting: Waiting[Place]) -> bool:
-        if waiting.item.is_scan and self._scans >= self._limits.scans_in_flight_max:
+    def _has_place(self, tier: Tier, pool: Pool) -> bool:
+        if pool is not Pool.KEYS and self._in_pool[pool] >= self._pool_max[pool]:
             return False
-        return self._metrics.in_flight < self.limit.places[waiting.tier]
+        return self._metrics.in_flight < self.limit.places[tier]
 
     def _give_places(self) -> None:
         """To as many as may begin in this turn of the loop."""
         metrics, line, quota = self._metrics, self.line, self._quota
         while quota.left and (first := line.first()) is not None:
-            if not self._has_place(first):
+            if not self._has_place(first.tier, first.item.pool):
                 return
             line.leave(first)
             if not first.item.given.done():
                 quota.left -= 1
                 metrics.in_flight += 1
-                self._scans += first.item.is_scan
+                self._given += 1
+                self._in_pool[first.item.pool] += 1
                 first.item.given.set_result(None)
         if line.length:
             self._end_turn_soon()
 
     def _end_turn_soon(self) -> None:
         if not self._turn_ends:
-            self._turn_ends, self._turn_began_s = True, perf_counter()
+            self._turn_ends = True
+            self._turn_began_s, self._refused_s = perf_counter(), 0.0
             self._loop.call_soon(self._end_turn)
 
     def _end_turn(self) -> None:
-        """Behind the work of those who got a place in the turn before."""
+        """Behind the work of those who got a place in the turn before, and of all others that it woke."""
         self._turn_ends = False
-        self._quota.turn_ended(perf_counter() - self._turn_began_s)
+        took_s = perf_counter() - self._turn_began_s
+        self._quota.turn_ended(took_s, min(took_s, self._refused_s))
         self._give_places()
 
     def _sweep(self) -> None:
         """Sheds who has waited too long."""
         now_s = self._elapsed_s()
+        if now_s > self._swept_s:
+            lately_per_s = self._given / (now_s - self._swept_s)
+            self._given_per_s += _RATE_WEIGHT * (lately_per_s - self._given_per_s)
+        self._given, self._swept_s = 0, now_s
         for waiting in self.line.impatient(now_s):
             if not waiting.item.given.done():
                 reason = "expired" if waiting.expires_s <= now_s else "queue_timeout"
@@ -242,7 +265,7 @@ class Admission:
 
 
 _WORDS = {
-    "queue_full": "{m.in_flight} requests are in flight and {a.line.length} wait: no more may",
+    "queue_full": "{m.in_flight} requests are in flight and {a.line.length} wait: another would be late",
     "queue_timeout": "waited too long for a place among {a.limit.value} in flight",
     "gone": "its client closed the connection before its turn came",
     "degraded": "this node has room for more important requests only: level {a.level} of degradation",

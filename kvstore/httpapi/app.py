@@ -16,7 +16,6 @@ from time import perf_counter
 from aiohttp import web
 
 from kvstore.core.credential import ANYBODY, Credentials, Principal, Role
-from kvstore.core.degradation import Tier
 from kvstore.errors import CorruptRecord, Forbidden, KVStoreError, QuorumNotMet, StorageFailed
 from kvstore.httpapi.admin_routes import AdminRoutes, release
 from kvstore.httpapi.admission import Admission
@@ -127,7 +126,7 @@ class App:
                 try:
                     reply = await route.handler(call)
                 finally:
-                    self._admission.leave(scan=route.tier is Tier.SCAN)
+                    self._admission.leave(pool=route.pool)
             else:
                 reply = await self._beside_data(route, call, protocol, path)
         except Exception as error:
@@ -142,6 +141,8 @@ class App:
         duration_s = now_s - started_s
         if waited_s >= 0.0:
             self._admission.ended((duration_s - waited_s) / call.parts, now_s)
+        elif reply.status == 503:
+            self._admission.refused(duration_s)
         self._metrics.count(method, reply.status, route.timed if route else "", duration_s)
         return self._finished(reply, request_id)
 

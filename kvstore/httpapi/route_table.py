@@ -14,7 +14,7 @@ from kvstore.httpapi.data_routes import DataRoutes
 from kvstore.httpapi.media import JSON, JSON_LINES, MSGPACK, MULTIPART
 from kvstore.httpapi.options import COUNT_MAX, PRIORITIES
 from kvstore.httpapi.repair_routes import RepairRoutes
-from kvstore.httpapi.routes import Answer, Handler, Lane, Parameter, Route
+from kvstore.httpapi.routes import Answer, Handler, Lane, Parameter, Pool, Route
 
 Schema = Mapping[str, Any]
 
@@ -154,13 +154,14 @@ def collection_routes(page: Handler, batch: Handler, limits: Limits) -> tuple[Ro
         Route("GET", BUCKET_PATH, page, "List the keys of a bucket, in order",
               (Answer(200, "A page; go on while there is a next link", {m: _ref("Page") for m in forms},
                       ("Link", "KV-Complete")),),
-              _LIST, {}, _READ_PROBLEMS, "list", tier=Tier.SCAN),
+              _LIST, {}, _READ_PROBLEMS, "list", tier=Tier.SCAN, pool=Pool.SCANS),
         Route("POST", "/v1/batch", batch, "Many gets, puts and deletes side by side",
               (Answer(200, "One entry per operation, in order",
                       {m: {"type": "array", "items": _ref("Answered")} for m in (*forms, JSON_LINES)}),),
               (_header("Accept", "Form of the answer; that of the request if not given"), *_COMMON),
               {m: {"type": "array", "items": _ref("Operation")} for m in (*forms, JSON_LINES)},
-              (408, 413, 429, 503), "batch", writes=True, body_bytes_max=limits.batch_bytes_max),
+              (408, 413, 429, 503), "batch", writes=True, pool=Pool.BATCHES,
+              body_bytes_max=limits.batch_bytes_max),
     )  # fmt: skip
 
 

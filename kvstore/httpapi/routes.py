@@ -60,6 +60,14 @@ class Lane(Enum):
     FREE = "free"  # nothing, and there is no bound but that of connections
 
 
+class Pool(Enum):
+    """Of large requests only a few at once, so that neither these are late nor all others behind them."""
+
+    KEYS = "keys"  # one key each: as many as there are places
+    BATCHES = "batches"
+    SCANS = "scans"
+
+
 class Parameter(NamedTuple):
     """One option or header. `schema` is JSON Schema."""
 
@@ -83,9 +91,9 @@ class Route(NamedTuple):
     """`path`: literal, or a prefix followed by {bucket} or {bucket}/{key}.
 
     `needs`: the role a credential must have, None for a route that is open to all. `lane`: what it waits
-    behind. `tier`: of data, where neither an option nor a priority says another. `body_bytes_max`: 0 where
-    no body is read. `writes`: an error must say what may have been applied. `timed` names its histogram.
-    `problems`: statuses beside those that every route can give.
+    behind; of data: `tier`, where neither an option nor a priority says another, and `pool`.
+    `body_bytes_max`: 0 where no body is read. `writes`: an error must say what may have been applied.
+    `timed` names its histogram. `problems`: statuses beside those that every route can give.
     """
 
     method: str
@@ -101,6 +109,7 @@ class Route(NamedTuple):
     needs: Role | None = Role.READ
     lane: Lane = Lane.DATA
     tier: Tier = Tier.WRITE
+    pool: Pool = Pool.KEYS
     body_bytes_max: int = 0
 
     @property

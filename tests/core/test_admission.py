@@ -177,24 +177,36 @@ def test_a_burst_waits_long_and_a_line_that_stands_does_not() -> None:
 # --- the loop -------------------------------------------------------------------------------------------
 
 
-@given(st.floats(0.001, 0.02), st.lists(st.floats(0.00001, 0.05), min_size=30, max_size=60))
-def test_turns_are_as_short_as_the_work_allows(turn_s: float, costs_s: list[float]) -> None:
-    """Each of those who wait costs the same in one run; other work of the turn is in it."""
-    cost_s = costs_s[0]
+@given(st.floats(0.001, 0.02), st.floats(0.00001, 0.05), st.floats(0.0, 0.1), st.lists(st.floats(0, 0.1)))
+def test_the_work_of_a_turn_is_as_much_as_there_is_room_for(
+    turn_s: float, cost_s: float, refused_s: float, before_s: list[float]
+) -> None:
+    """Each of those who wait costs the same here. Room: a turn, or what refusals took, up to four turns."""
     quota = TurnQuota(turn_s)
-    for other_s in costs_s[:5]:  # whatever came before
+    for took_s in before_s:
         quota.left = 0
-        quota.turn_ended(other_s)
+        quota.turn_ended(took_s, 0.0)
     for _ in range(2 * TurnQuota.MOST_MAX):
         began = quota.left
         quota.left = 0
-        quota.turn_ended(began * cost_s)
+        quota.turn_ended(began * cost_s + refused_s, refused_s)
         assert 1 <= quota.left == quota.most <= TurnQuota.MOST_MAX
-    assert quota.most == 1 or quota.most * cost_s <= 2 * turn_s
-    assert quota.most == TurnQuota.MOST_MAX or quota.most * cost_s * 4 >= turn_s
+    room_s = sorted((turn_s, refused_s, 4 * turn_s))[1]
+    assert quota.most == 1 or quota.most * cost_s <= 2.001 * room_s
+    assert quota.most == TurnQuota.MOST_MAX or quota.most * cost_s * 4.001 >= room_s
 
 
 def test_a_turn_that_did_not_use_its_quota_says_nothing_about_more() -> None:
     quota = TurnQuota(0.01)
-    quota.turn_ended(0.001)
+    quota.turn_ended(0.001, 0.0)
     assert quota.most == 1
+
+
+@given(st.lists(st.sampled_from(Tier), max_size=60), st.sampled_from(Tier), st.integers(0, 4000))
+def test_who_would_not_be_served_in_time_is_told_at_once(waiting: list[Tier], tier: Tier, per_s: int) -> None:
+    line: WaitingLine[int] = WaitingLine(length_max=99, patience_s=0.1, standing_patience_s=0.02)
+    for number, each in enumerate(waiting):
+        line.join(Waiting(number, each, 0.0, 9.0), 0.0)
+    assert not line.is_hopeless(tier, 0.05, 0.0), "a burst may wait"
+    in_front = sum(each <= tier for each in waiting)
+    assert line.is_hopeless(tier, 0.11, per_s) == (bool(waiting) and in_front > max(4, per_s * 0.02))

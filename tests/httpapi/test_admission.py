@@ -10,6 +10,7 @@ from functools import partial
 from kvstore.core.degradation import Tier
 from kvstore.core.message import Get, Got
 from kvstore.httpapi.admission import Admission
+from kvstore.httpapi.routes import Pool
 from tests.httpapi.conftest import DEADLINE_S, Answer, Api, Start, until
 
 K = "/v1/kv/users/ann"
@@ -302,3 +303,18 @@ async def test_a_failed_request_gives_its_place_back(start: Start) -> None:
         api.service.failure = RuntimeError("a bug")
         assert (await api.get(K)).status == 500
     assert api.server.metrics.in_flight == 0
+
+
+async def test_of_large_requests_only_a_few_are_worked_on_at_once(start: Start) -> None:
+    api: Api = await start(batches_in_flight_max=2, queue_timeout_s=5.0)
+    api.service.gate.clear()
+    body = b'[{"op": "get", "bucket": "users", "key": "a"}]'
+    batches = [
+        asyncio.ensure_future(api.ask("POST", "/v1/batch", body, {"Content-Type": "application/json"}))
+        for _ in range(5)
+    ]
+    await until(lambda: api.server.metrics.queue_lengths()[Tier.WRITE] == 3, "three of them wait")
+    assert api.service.waiting == 2
+    api.service.gate.set()
+    assert await statuses(asyncio.gather(*batches)) == [200] * 5
+    assert not any(api.server._app._admission._in_pool[pool] for pool in (Pool.BATCHES, Pool.SCANS))
