@@ -133,6 +133,30 @@ LIMIT_WORDS = {
     ),
     "peer_in_flight_max": ("calls without an answer to one peer", "memory spent on a peer that hangs"),
     "peer_outbox_bytes_max": ("bytes to one peer not yet sent", "memory spent on a peer that hangs"),
+    "disk_free_warn_bytes": (
+        "free space of the data directory's disk below which the log warns",
+        "too low: nobody hears of it in time",
+    ),
+    "disk_free_background_bytes": (
+        "free space below which background writes and repairs stop",
+        "too low: they take the room that clients need",
+    ),
+    "disk_free_read_only_bytes": (
+        "free space below which writes get 507, while reads and deletes go on",
+        "below the 64 MiB that the engine keeps: deletes are refused with all other writes",
+    ),
+    "descriptors_kept": (
+        "descriptors that clients' connections do not get",
+        "too low: with many clients the engine opens no file any more, and the node stops",
+    ),
+    "memory_max_bytes": (
+        "memory that the process may take, 0 for what its control group allows; from 95 % on no writes",
+        "too low: writes are refused for nothing; too high: killed by the kernel",
+    ),
+    "clock_drift_warn_s": (
+        "difference to the clock of another node beyond which the log warns",
+        "too high: last-write-wins buckets pick the wrong one unnoticed",
+    ),
     "hint_bytes_max": (
         "hints kept for nodes that are away",
         "too low: they come back and need anti-entropy; too high: fills the disk",

@@ -34,7 +34,7 @@ class Limits:
     # How much work at once.
     in_flight_max: int = 256  # requests a node works on
     in_flight_min: int = 16  # what slowness leaves of it: enough to see that it is over
-    batches_in_flight_max: int = 16  # each of up to 32 operations at once
+    batches_in_flight_max: int = 8  # each of up to 32 operations at once
     scans_in_flight_max: int = 4  # pages: made one after the other anyway, each by all homes it asks
     latency_target_s: float = 0.25  # slower than this in a tenth of the requests: fewer at once
     queue_max: int = 1024  # requests that wait for a place; beyond: shed
@@ -52,6 +52,13 @@ class Limits:
     peer_in_flight_max: int = 4096  # calls without an answer to one peer; more is PeerUnreachable at once
     peer_outbox_bytes_max: int = 16 * MIB  # bytes not yet taken by the kernel, per peer
 
+    # What is kept free: to serve reads and deletes, to compact, to come back without a restart.
+    disk_free_warn_bytes: int = 1024 * MIB
+    disk_free_background_bytes: int = 256 * MIB  # below: no growth in the background
+    disk_free_read_only_bytes: int = 96 * MIB  # below: no writes but deletes; the engine stops at 64 MiB
+    descriptors_kept: int = 24  # not for clients: files of the engine, and peers that connect again
+    memory_max_bytes: int = 0  # of the process; 0: what its control group allows
+
     # What is kept for nodes that are away.
     hint_bytes_max: int = 1024 * MIB  # on this node's disk; at the cap hints are refused
     hints_max: int = 1_000_000  # each takes a key in the engine's index
@@ -67,6 +74,7 @@ class Limits:
     peer_deadline_s: float = 0.5  # for one answer; above the slowest honest fsync, below half a request
     connect_timeout_s: float = 1.0
     drain_timeout_s: float = 10.0
+    clock_drift_warn_s: float = 1.0  # between the clocks of two nodes; beyond: said in log and metrics
     clock_skew_max_s: float = 60.0  # a last-write-wins time further ahead is refused and counted
 
     # Background work: it keeps replicas equal, and yields to clients.

@@ -85,6 +85,9 @@ class Service(Protocol):
     def cluster(self) -> dict[str, Any]:
         """Ready for JSON: members with addresses, domains, state, share of the partitions."""
 
+    def clocks(self) -> tuple[dict[str, int], int]:
+        """(ms by which each peer's clock is ahead of ours, times refused as too far ahead)."""
+
     def layout(self) -> dict[str, Any] | None:
         """Ready for JSON: what a client needs to route; None before the first layout."""
 

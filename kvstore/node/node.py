@@ -175,6 +175,7 @@ class Node:
             seeds=seeds,
             on_past=lambda run: self.recognition.from_the_past(run),
             report=self._report,
+            drift_warn_s=self.limits.clock_drift_warn_s,
         )
         self._formation = Formation(
             view=self.view,
@@ -344,6 +345,9 @@ class Node:
 
     def cluster(self) -> dict[str, Any]:
         return self._explainer.cluster(self.gossip.drift_ms)
+
+    def clocks(self) -> tuple[dict[str, int], int]:
+        return {self.name_of(n): ms for n, ms in self.gossip.drift_ms.items()}, self.time.refused
 
     def layout(self) -> dict[str, Any] | None:
         return self._explainer.layout()

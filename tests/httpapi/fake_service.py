@@ -225,6 +225,9 @@ class FakeService:
     def cluster(self) -> dict[str, Any]:
         return {"cluster_id": "c1", "members": [{"id": NODE_ID, "name": "n1"}]}
 
+    def clocks(self) -> tuple[dict[str, int], int]:
+        return {"n2": -1500}, 4
+
     def layout(self) -> dict[str, Any] | None:
         return self.layout_now
 

@@ -183,7 +183,7 @@ async def test_a_body_that_would_be_shed_is_not_waited_for(start: Start) -> None
 
 async def test_slow_answers_lower_the_limit_and_quick_ones_raise_it(start: Start) -> None:
     api: Api = await start(in_flight_min=4, in_flight_max=64)
-    limit = api.server._app._admission.limit
+    limit = api.server._app.admission.limit
     api.service.takes_s = 0.5
     for _ in range(300):
         await api.get(K)
@@ -238,7 +238,7 @@ def reached(admission: Admission, level: int) -> bool:
 
 async def test_a_tier_that_gets_nothing_is_refused_at_once_and_let_in_when_it_is_calm(start: Start) -> None:
     api: Api = await start()
-    admission = api.server._app._admission
+    admission = api.server._app.admission
     for _ in range(20):
         admission.degradation.served(Tier.WRITE)
         admission.degradation.shed(Tier.SCAN)
@@ -289,7 +289,7 @@ async def test_the_lag_of_the_loop_is_counted(start: Start) -> None:
 
 async def test_refusals_and_mistakes_say_nothing_about_how_fast_the_node_is(start: Start) -> None:
     api: Api = await start()
-    limit = api.server._app._admission.limit
+    limit = api.server._app.admission.limit
     for target in ("/v1/kv/users/ann?nothing=1", "/v1/kv/-/x", "/nowhere", "/livez", "/v1/cluster"):
         await api.get(target)
     assert limit._count == 0
@@ -317,4 +317,4 @@ async def test_of_large_requests_only_a_few_are_worked_on_at_once(start: Start) 
     assert api.service.waiting == 2
     api.service.gate.set()
     assert await statuses(asyncio.gather(*batches)) == [200] * 5
-    assert not any(api.server._app._admission._in_pool[pool] for pool in (Pool.BATCHES, Pool.SCANS))
+    assert not any(api.server._app.admission._in_pool[pool] for pool in (Pool.BATCHES, Pool.SCANS))

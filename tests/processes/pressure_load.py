@@ -36,6 +36,7 @@ class Outcomes:
     shed_s: list[float] = field(default_factory=list)
     other: Counter[str] = field(default_factory=Counter)
     gave_up: int = 0
+    seen: list[tuple[float, bool]] = field(default_factory=list)  # (when it ended, whether it was served)
     due: int = 0
     attempts: int = 0
 
@@ -197,7 +198,8 @@ class Load:
             self._begin(*self._waiting.popleft())
         if kind is None:
             return
-        if status < 300:
+        kind.outcomes.seen.append((now_s, status < 400))
+        if status < 400:
             kind.outcomes.good_s.append(now_s - lane.due_s)
         elif status in (429, 503) and lane.left:
             self._begin(kind, lane.due_s, lane.left - 1)
@@ -248,6 +250,8 @@ class Load:
 # --- requests -------------------------------------------------------------------------------------------
 
 KEYS = 400
+SIBLINGS = 30
+SIBLINGS_HEAD = b"GET /v1/kv/s/key HTTP/1.1\r\nHost: n\r\nKV-Timeout-Ms: 1000\r\nAccept: application/json\r\n"
 
 
 def get(options: str = "", headers: str = "") -> Kind:
@@ -259,6 +263,24 @@ def put(value: bytes, headers: str = "") -> Kind:
     head = f" HTTP/1.1\r\nHost: n\r\nKV-Timeout-Ms: 1000\r\nContent-Length: {len(value)}\r\n{headers}\r\n"
     tail = head.encode() + value
     return Kind(lambda number: b"PUT /v1/kv/b/%05d" % (number * 7 % KEYS) + tail)
+
+
+def siblings() -> Kind:
+    """A read of a key with many siblings: hundreds of microseconds of work."""
+    return Kind(lambda _: SIBLINGS_HEAD + b"\r\n")
+
+
+def marked(kind: Kind, options: str = "", header: str = "") -> Kind:
+    """The same, with an option of the query or a line of the header."""
+
+    def make(number: int) -> bytes:
+        line, rest = kind.make(number).split(b"\r\n", 1)
+        if options:
+            line = line.replace(b" HTTP/1.1", options.encode() + b" HTTP/1.1")
+        return line + b"\r\n" + header.encode() + rest
+
+    made = [make(number) for number in range(64)]
+    return Kind(lambda number: made[number % len(made)])
 
 
 def batch(items: int, headers: str = "") -> Kind:

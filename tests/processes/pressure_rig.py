@@ -17,9 +17,10 @@ from typing import Any
 import aiohttp
 
 from benchmarks.processes import Processes, free_ports
-from tests.processes.pressure_load import KEYS, Load
+from tests.processes.pressure_load import KEYS, SIBLINGS, Load
 
 VALUE = b"v" * 100
+_PERIOD_US = 5000
 _WEIGHT = 16_384  # of 1024 that all others have together
 _GROUPS = Path("/sys/fs/cgroup")
 OFF = {
@@ -63,7 +64,7 @@ class Group:
 
 
 class Node:
-    """One node of its own cluster, with a bucket `b` of KEYS keys. Leaving the block stops it."""
+    """One node of its own cluster. Bucket `b` has KEYS keys, `s` one key of many siblings. The block stops it."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +93,10 @@ class Node:
         for key in range(KEYS):
             async with self.session.put(f"{self.url}/v1/kv/b/{key:05}", data=VALUE) as answer:
                 assert answer.status == 204, answer.status
+        for number in range(SIBLINGS):
+            url = f"{self.url}/v1/kv/s/key?mode=sibling"
+            async with self.session.put(url, data=b"%03d" % number + VALUE) as answer:
+                assert answer.status == 204, answer.status
         for group, pid in zip(self._groups, (self.pid, os.getpid()), strict=True):
             group.set("cpu.shares", _WEIGHT)
             group.add(pid)
@@ -104,6 +109,13 @@ class Node:
         await asyncio.to_thread(self.processes.__exit__)
         for group in self._groups:
             group.remove()
+
+    def slow_down(self, share: float) -> str:
+        """To this share of a core; why not, if it cannot be done."""
+        cpu = self._groups[0]
+        cpu.set("cpu.cfs_period_us", _PERIOD_US)
+        cpu.set("cpu.cfs_quota_us", int(_PERIOD_US * share))
+        return cpu.missing
 
     async def document(self, path: str) -> dict[str, Any]:
         async with self.session.get(self.url + path) as answer:
