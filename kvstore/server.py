@@ -13,6 +13,7 @@ import os
 import random
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -43,6 +44,11 @@ EXIT_DISK_FAILED = 74  # EX_IOERR of sysexits.h
 # A node allocates few cycles and many short-lived values: the default threshold of 700 spent 4 % of a
 # loaded node's time in collections that found nothing.
 _GC_THRESHOLD = 50_000
+
+
+# The thread that syncs needs the interpreter three times for each group. While the loop is busy it waits for
+# it as long as this each time: with the default of 5 ms a put took 33 ms beside listings instead of 7.
+_SWITCH_S = 0.0005
 
 
 class SystemClock:
@@ -264,6 +270,7 @@ async def _serve(config: Config) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, 20, 20)
+    sys.setswitchinterval(_SWITCH_S)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -83,6 +83,9 @@ class Admission:
         self._heart = self._loop.call_at(self._due_s, self._beat)
         self.level = self.degradation.tick(self._elapsed_s())
 
+    def has_others_than_scans(self) -> bool:
+        return self._metrics.in_flight > self._in_pool[Pool.SCANS]
+
     def set_floor(self, level: int) -> None:
         """Holds at once."""
         self.degradation.floor = level

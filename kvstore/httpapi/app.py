@@ -68,6 +68,7 @@ class App:
         self._active = 0
         self._all_answered: asyncio.Future[None] | None = None
         self.admission = Admission(service.limits, metrics, self._elapsed_s)
+        service.slices.others = self.admission.has_others_than_scans
         self.rates = RateLimits(service, metrics, self._elapsed_s)
         self.router = Router(self._routes(), key_bytes_max=service.limits.key_bytes_max)
         self._open_paths = {route.path for route in self.router.routes if route.needs is None}

@@ -1,4 +1,4 @@
-"""A node that is left with 64 descriptors, or 256 MiB: it goes on, and is as before when it has more again."""
+"""A node that is left with 64 descriptors, or 256 MiB: it goes on, and is as before once it has more."""
 
 from __future__ import annotations
 

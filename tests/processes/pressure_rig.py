@@ -64,7 +64,7 @@ class Group:
 
 
 class Node:
-    """One node of its own cluster. Bucket `b` has KEYS keys, `s` one key of many siblings. The block stops it."""
+    """One node of its own cluster. Bucket `b` has KEYS keys, `s` one of many siblings. The block stops it."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
