@@ -158,7 +158,7 @@ class Watch:
         descriptors_free = found.descriptors_max - found.descriptors_open
         whys = {
             "disk": f"{found.disk_free_bytes // MIB} MiB are free on the disk of {self._data_dir}",
-            "memory": f"{found.memory_bytes // MIB} of {found.memory_max_bytes // MIB} MiB of memory are used",
+            "memory": f"the process takes {found.memory_bytes // MIB} of {found.memory_max_bytes // MIB} MiB",
             "descriptors": f"{found.descriptors_open} of {found.descriptors_max} descriptors are open",
         }
         before = {"disk": self._disk.mark, "memory": self._memory.mark, "descriptors": self._descriptors.mark}

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from tests.processes.pressure_flood import flood
 from tests.processes.pressure_overload import overload
-from tests.processes.pressure_resources import descriptors, memory
+from tests.processes.pressure_resources import NO_WATERMARK, descriptors, memory
 from tests.processes.pressure_retries import naive, retries
 from tests.processes.pressure_rig import OFF
 from tests.processes.pressure_tiers import tiers
@@ -62,13 +62,13 @@ def lines(seconds: float, picture: Path | None) -> list[Line]:
         )
         for requests in ("batches of 20", "pages of 100 keys")
     ]
-    naive = "pages of 100 keys"
+    pages = "pages of 100 keys"
     return [
         *found,
         Line(
-            f"the same, {naive}, each asked for up to five times more at once (control: nothing is limited)",
-            run(overload, {}, seconds, naive, retries=5),
-            run(overload, OFF, seconds, naive, retries=5),
+            f"the same, {pages}, each asked for up to five times more at once (control: nothing is limited)",
+            run(overload, {}, seconds, pages, retries=5),
+            run(overload, OFF, seconds, pages, retries=5),
             {"normal again after, s": (0.0, 30.0)},
         ),
         Line(
@@ -78,7 +78,7 @@ def lines(seconds: float, picture: Path | None) -> list[Line]:
             {"requests / operations": (0.0, 1.1)},
         ),
         Line(
-            "clients beside an export in the background, of three times the capacity (control: nothing limited)",
+            "clients beside an export of three times the capacity, in the background (control: no limits)",
             run(flood, {}, seconds),
             run(flood, OFF, seconds),
             {"p99 beside / alone": (0.0, 1.2)},
@@ -96,9 +96,9 @@ def lines(seconds: float, picture: Path | None) -> list[Line]:
             {"crashed": (0.0, 0.0), "normal after release, s": (0.0, 2.0)},
         ),
         Line(
-            "256 MiB of memory (control: nothing is limited)",
+            "256 MiB of memory (control: nothing is limited, and no watermark)",
             run(memory, {}, seconds),
-            run(memory, OFF, seconds),
+            run(memory, OFF | NO_WATERMARK, seconds),
             {"crashed": (0.0, 0.0), "normal after release, s": (0.0, 2.0)},
         ),
     ]

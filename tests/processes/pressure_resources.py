@@ -15,6 +15,7 @@ from tests.processes.pressure_rig import VALUE, Group, Node
 DESCRIPTORS = 64
 MEMORY_BYTES = 256 * 1024 * 1024
 P99_S = 0.25
+NO_WATERMARK = {"KVSTORE_MEMORY_MAX_BYTES": str(1 << 40)}
 
 
 async def descriptors(folder: Path, settings: Mapping[str, str], seconds: float) -> dict[str, float]:

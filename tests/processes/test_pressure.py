@@ -11,7 +11,7 @@ import pytest
 
 from tests.processes.pressure_flood import flood
 from tests.processes.pressure_overload import overload
-from tests.processes.pressure_resources import descriptors, memory
+from tests.processes.pressure_resources import NO_WATERMARK, descriptors, memory
 from tests.processes.pressure_retries import naive, retries
 from tests.processes.pressure_rig import OFF
 from tests.processes.pressure_tiers import tiers
@@ -75,4 +75,4 @@ async def test_with_256_mib_it_serves_and_is_not_killed(tmp_path: Path) -> None:
         pytest.skip("no control group for memory can be made here (root and cgroup v1 are needed)")
     assert not with_it["crashed"]
     assert with_it["normal after release, s"] < 2
-    assert (await memory(tmp_path / "control", OFF, SECONDS))["crashed"]
+    assert (await memory(tmp_path / "control", OFF | NO_WATERMARK, SECONDS))["crashed"]
