@@ -26,7 +26,8 @@ ARROWS: dict[str, set[str]] = {
     "rpc": {"core"},
     "httpapi": {"node", "core"},
     "config": {"core"},
-    "server": {"httpapi", "rpc", "storage", "node", "config", "core", "logs"},
+    "server": {"httpapi", "rpc", "storage", "node", "config", "core", "logs", "machine"},
+    "machine": {"core"},
     "logs": set(),
     "client": set(),
     "testing": {"server", "client", "config", "core"},
@@ -66,6 +67,7 @@ GLOSSARY = {
     "circuit breaker": "core/circuit_breaker.py",
     "coordinator": "node/coordinator.py",
     "credential": "core/credential.py",
+    "degradation": "core/degradation.py",
     "dot": "core/vector_clock.py",
     "gossip": "node/gossip.py",
     "gray failure": "core/circuit_breaker.py",
@@ -92,6 +94,7 @@ GLOSSARY = {
     "token": "core/token.py",
     "token bucket": "core/token_bucket.py",
     "tombstone": "core/sibling.py",
+    "watermark": "core/watermarks.py",
 }
 
 

@@ -24,6 +24,7 @@ VERBS = {
     "status": "kvstore.cli.cluster:status",
     "explain": "kvstore.cli.cluster:explain",
     "hints": "kvstore.cli.hints:hints",
+    "degradation": "kvstore.cli.degradation:degradation",
     "repair": "kvstore.cli.repair:repair",
     "tasks": "kvstore.cli.repair:tasks",
     "serve": "kvstore.cli.serve:serve",

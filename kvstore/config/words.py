@@ -77,6 +77,14 @@ LIMIT_WORDS = {
         "to how many of them slowness may bring the node down",
         "too low: a slow disk leaves most clients out; too high: all of them wait for it",
     ),
+    "batches_in_flight_max": (
+        "batches a node works on at once",
+        "too high: all of them are late; too low: idle while it waits for other nodes",
+    ),
+    "scans_in_flight_max": (
+        "pages of listings a node works on at once",
+        "too high: all of them are late; too low: idle while it waits for other nodes",
+    ),
     "latency_target_s": (
         "the node works on less at once while a tenth of the requests takes longer",
         "below what the disks can do: clients are refused for nothing",
@@ -98,9 +106,17 @@ LIMIT_WORDS = {
         "connections from one address (IPv6: from one /64)",
         "too low: clients behind one proxy are refused; too high: one machine takes all connections",
     ),
-    "loop_delay_max_s": (
-        "how long a request may wait for its turn once it was read",
-        "too high: in overload every request is late; too low: bursts and large requests shed others",
+    "loop_turn_s": (
+        "how much work may begin in one turn of the event loop; what is more waits in the queue",
+        "too high: refusals come late; too low: many clients at once cost more",
+    ),
+    "degradation_window_s": (
+        "how long a tier of requests gets nothing before it is refused at once",
+        "too low: a burst refuses a whole tier; too high: its clients wait in vain",
+    ),
+    "degradation_calm_s": (
+        "how long nobody is shed before one more tier of requests is let in",
+        "too low: tiers come and go; too high: a node is long back before all of them are served",
     ),
     "admin_in_flight_max": (
         "requests to administration routes at once",
@@ -117,6 +133,30 @@ LIMIT_WORDS = {
     ),
     "peer_in_flight_max": ("calls without an answer to one peer", "memory spent on a peer that hangs"),
     "peer_outbox_bytes_max": ("bytes to one peer not yet sent", "memory spent on a peer that hangs"),
+    "disk_free_warn_bytes": (
+        "free space of the data directory's disk below which the log warns",
+        "too low: nobody hears of it in time",
+    ),
+    "disk_free_background_bytes": (
+        "free space below which background writes and repairs stop",
+        "too low: they take the room that clients need",
+    ),
+    "disk_free_read_only_bytes": (
+        "free space below which writes get 507, while reads and deletes go on",
+        "below the 64 MiB that the engine keeps: deletes are refused with all other writes",
+    ),
+    "descriptors_kept": (
+        "descriptors that clients' connections do not get",
+        "too low: with many clients the engine opens no file any more, and the node stops",
+    ),
+    "memory_max_bytes": (
+        "memory that the process may take, 0 for what its control group allows; from 95 % on no writes",
+        "too low: writes are refused for nothing; too high: killed by the kernel",
+    ),
+    "clock_drift_warn_s": (
+        "difference to the clock of another node beyond which the log warns",
+        "too high: last-write-wins buckets pick the wrong one unnoticed",
+    ),
     "hint_bytes_max": (
         "hints kept for nodes that are away",
         "too low: they come back and need anti-entropy; too high: fills the disk",

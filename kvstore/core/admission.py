@@ -13,8 +13,9 @@ long patience (CoDel as in Maurer, "Fail at scale", ACM Queue 2015).
 from __future__ import annotations
 
 from collections import deque
-from enum import IntEnum
 from typing import Generic, TypeVar
+
+from kvstore.core.degradation import Tier
 
 _T = TypeVar("_T")
 
@@ -23,24 +24,14 @@ SAMPLES_MIN = 10
 WINDOW_S = 0.2  # a step shows its effect only after what was in flight has been answered
 DECREASE = 0.8
 DECREASE_FAST = 0.5  # where most are slow
+_AHEAD_MIN = 4  # in the line: fewer are no sign of anything
 INCREASE_STEPS = 32  # windows from nothing to everything: 6.4 s
 
 
-class Priority(IntEnum):
-    """The larger goes first when load is shed, and waits longer."""
-
-    CRITICAL = 0
-    NORMAL = 1
-    BACKGROUND = 2
-
-
-_PATIENCE = {Priority.CRITICAL: 2.0, Priority.NORMAL: 1.0, Priority.BACKGROUND: 0.5}
-
-
 class ConcurrencyLimit:
-    """`value` lies in [low, high]. Below `places[priority]` in flight one of that priority may enter.
+    """`value` lies in [low, high]. Below `places[tier]` in flight one of that tier may enter.
 
-    Background work gets half of the places, and a sixteenth is kept for what is critical.
+    Scans and background work get half of the places, and a sixteenth is kept for what is critical.
     """
 
     __slots__ = ("_busiest", "_count", "_ends_s", "_slow", "high", "low", "places", "target_s", "value")
@@ -54,7 +45,8 @@ class ConcurrencyLimit:
 
     def _set(self, value: int) -> None:
         self.value = value
-        self.places = (value, value - value // 16, max(1, value // 2))
+        most, half = value - value // 16, max(1, value // 2)
+        self.places = (value, most, most, most, half, half)
 
     def ended(self, took_s: float, in_flight: int, now_s: float) -> None:
         """One is answered, or its client is gone. `in_flight`: it and those beside it.
@@ -78,59 +70,91 @@ class ConcurrencyLimit:
             self._ends_s = now_s + WINDOW_S
 
 
-def comes_too_late(waited_s: float, priority: Priority, patience_s: float) -> bool:
-    """Whether a request has waited too long for its turn of the event loop.
+class TurnQuota:
+    """How many who waited may begin in one turn of the event loop.
 
-    A node is one loop on one core: work that never waits is not in flight beside other work, it comes
-    after it, and the line of those it comes before is in no queue of ours. What is shed here keeps the
-    turns short, and with them the wait of whom the loop has not even read yet. That part is not seen: the
-    first request of every turn seems to come at once, so bursts cannot be told from standing lines.
-    Critical requests wait twice as long as normal ones, those in the background half.
+    A node is one loop on one core: work that never waits is not in flight beside other work, it comes after
+    it, and whoever the loop has not even read yet waits unheard until its turn ends. So a turn, without what
+    it spent on refusals, is kept below `turn_s`; or below what these took, up to a bound, so that refusing
+    leaves half of the time to work. Halved when it took more, doubled when one with all of its quota took
+    less than half.
     """
-    return waited_s > patience_s * _PATIENCE[priority]
+
+    __slots__ = ("left", "most", "turn_s")
+
+    MOST_MAX = 256
+    STRETCH_MAX = 4
+
+    def __init__(self, turn_s: float) -> None:
+        self.turn_s = turn_s
+        self.most = self.left = 1
+
+    def turn_ended(self, took_s: float, refused_s: float) -> None:
+        """`refused_s`: what of it went into refusals."""
+        room_s = min(max(self.turn_s, refused_s), self.STRETCH_MAX * self.turn_s)
+        work_s = took_s - refused_s
+        if work_s > room_s:
+            self.most = max(1, self.most // 2)
+        elif not self.left and work_s < room_s / 2:
+            self.most = min(self.MOST_MAX, self.most * 2)
+        self.left = self.most
 
 
 class Waiting(Generic[_T]):
     """One request in the line. `expires_s`: when its client gives up."""
 
-    __slots__ = ("expires_s", "item", "joined_s", "priority")
+    __slots__ = ("expires_s", "item", "joined_s", "tier")
 
-    def __init__(self, item: _T, priority: Priority, joined_s: float, expires_s: float) -> None:
-        self.item, self.priority, self.joined_s, self.expires_s = item, priority, joined_s, expires_s
+    def __init__(self, item: _T, tier: Tier, joined_s: float, expires_s: float) -> None:
+        self.item, self.tier, self.joined_s, self.expires_s = item, tier, joined_s, expires_s
 
 
 class WaitingLine(Generic[_T]):
-    """The higher priority first, and within one who came first. At most `length_max` wait."""
+    """The higher tier first, and within one who came first. At most `length_max` wait."""
 
     def __init__(self, *, length_max: int, patience_s: float, standing_patience_s: float) -> None:
         self.length_max = length_max
         self.patience_s, self.standing_patience_s = patience_s, standing_patience_s
         self.length = 0
-        self._lines: tuple[deque[Waiting[_T]], ...] = tuple(deque() for _ in Priority)
+        self._lines: tuple[deque[Waiting[_T]], ...] = tuple(deque() for _ in Tier)
         self._standing_since_s = 0.0
 
     def lengths(self) -> tuple[int, ...]:
-        """By priority."""
+        """By tier."""
         return tuple(map(len, self._lines))
 
-    def is_full_for(self, priority: Priority) -> bool:
-        """Whether one of this priority would be shed at once."""
-        return self.length >= self.length_max and not any(self._lines[priority + 1 :])
+    def is_full_for(self, tier: Tier) -> bool:
+        """Whether one of this tier would be shed at once."""
+        return self.length >= self.length_max and not any(self._lines[tier + 1 :])
 
     def join(self, newcomer: Waiting[_T], now_s: float) -> Waiting[_T] | None:
-        """Who has to go for it: the youngest of the lowest priority, if need be the newcomer itself."""
+        """Who has to go for it: the youngest of the lowest tier, if need be the newcomer itself."""
         if not self.length:
             self._standing_since_s = now_s
         shed = None
         if self.length >= self.length_max:
             lowest = next((line for line in reversed(self._lines) if line), None)
-            if lowest is None or lowest[-1].priority <= newcomer.priority:
+            if lowest is None or lowest[-1].tier <= newcomer.tier:
                 return newcomer
             shed = lowest.pop()
             self.length -= 1
-        self._lines[newcomer.priority].append(newcomer)
+        self._lines[newcomer.tier].append(newcomer)
         self.length += 1
         return shed
+
+    def stands(self, now_s: float) -> bool:
+        """Nobody has been without a line for the long patience."""
+        return self.length > 0 and now_s - self._standing_since_s > self.patience_s
+
+    def is_hopeless(self, tier: Tier, now_s: float, leave_per_s: float) -> bool:
+        """Whether one that joins a standing line would be taken out of it by `impatient`: told at once.
+
+        `leave_per_s`: how many got a place lately.
+        """
+        if not self.stands(now_s):
+            return False
+        ahead = sum(map(len, self._lines[: tier + 1]))
+        return ahead > max(_AHEAD_MIN, leave_per_s * self.standing_patience_s)
 
     def first(self) -> Waiting[_T] | None:
         """Whose turn it is; it stays in the line until it has left."""
@@ -138,7 +162,7 @@ class WaitingLine(Generic[_T]):
 
     def leave(self, waiting: Waiting[_T]) -> None:
         """It got its place, or its client is gone. No matter if it was shed already."""
-        line = self._lines[waiting.priority]
+        line = self._lines[waiting.tier]
         if line and line[0] is waiting:
             line.popleft()
         elif waiting in line:
@@ -149,8 +173,7 @@ class WaitingLine(Generic[_T]):
 
     def impatient(self, now_s: float) -> list[Waiting[_T]]:
         """Takes out who has waited too long, and whose client has given up."""
-        stands = self.length > 0 and now_s - self._standing_since_s > self.patience_s
-        oldest_s = now_s - (self.standing_patience_s if stands else self.patience_s)
+        oldest_s = now_s - (self.standing_patience_s if self.stands(now_s) else self.patience_s)
         gone = [w for line in self._lines for w in line if w.joined_s <= oldest_s or w.expires_s <= now_s]
         for waiting in gone:
             self.leave(waiting)

@@ -34,19 +34,30 @@ class Limits:
     # How much work at once.
     in_flight_max: int = 256  # requests a node works on
     in_flight_min: int = 16  # what slowness leaves of it: enough to see that it is over
+    batches_in_flight_max: int = 8  # each of up to 32 operations at once
+    scans_in_flight_max: int = 4  # pages: made one after the other anyway, each by all homes it asks
     latency_target_s: float = 0.25  # slower than this in a tenth of the requests: fewer at once
     queue_max: int = 1024  # requests that wait for a place; beyond: shed
-    queue_timeout_s: float = 0.1  # a burst waits as long as this
-    queue_timeout_standing_s: float = 0.02  # once nobody has been without a queue for queue_timeout_s
+    queue_timeout_s: float = 0.04  # a burst waits as long as this
+    queue_timeout_standing_s: float = 0.015  # once nobody has been without a queue for queue_timeout_s
     client_requests_per_s: float = 0.0  # of one client, on each node; 0: as many as there is room for
     rate_burst_s: float = 1.0  # after a rest a client or bucket may do the work of so many seconds at once
     connections_per_address_max: int = 384  # three quarters: nobody takes the last ones from all others
-    loop_delay_max_s: float = 0.15  # from a request's first bytes to its turn; later ones are shed
+    loop_turn_s: float = 0.008  # work that begins in one turn of the loop; what is more waits in the line
+    degradation_window_s: float = 0.25  # a tier that gets nothing for so long is refused at once
+    degradation_calm_s: float = 1.0  # nobody shed for so long: one more tier is let in
     admin_in_flight_max: int = 64  # administration never waits behind data, and is bounded by itself
     connections_max: int = 512  # of clients; each takes a descriptor and about 50 KiB
     frame_bytes_max: int = 8 * MIB  # between nodes; the length field is checked before reading (B30)
     peer_in_flight_max: int = 4096  # calls without an answer to one peer; more is PeerUnreachable at once
     peer_outbox_bytes_max: int = 16 * MIB  # bytes not yet taken by the kernel, per peer
+
+    # What is kept free: to serve reads and deletes, to compact, to come back without a restart.
+    disk_free_warn_bytes: int = 1024 * MIB
+    disk_free_background_bytes: int = 256 * MIB  # below: no growth in the background
+    disk_free_read_only_bytes: int = 96 * MIB  # below: no writes but deletes; the engine stops at 64 MiB
+    descriptors_kept: int = 24  # not for clients: files of the engine, and peers that connect again
+    memory_max_bytes: int = 0  # of the process; 0: what its control group allows
 
     # What is kept for nodes that are away.
     hint_bytes_max: int = 1024 * MIB  # on this node's disk; at the cap hints are refused
@@ -67,6 +78,7 @@ class Limits:
     hedge_share_max: float = 0.05  # of reads for which one home more is asked than needed
     slow_peer_factor: float = 5.0  # a peer so many times slower than the others is asked last
     slow_peer_answers_min: int = 8  # of a peer; fewer are no sample
+    clock_drift_warn_s: float = 1.0  # between the clocks of two nodes; beyond: said in log and metrics
     clock_skew_max_s: float = 60.0  # a last-write-wins time further ahead is refused and counted
 
     # Background work: it keeps replicas equal, and yields to clients.

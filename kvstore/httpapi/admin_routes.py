@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from kvstore.core.bucket import BucketProperties
+from kvstore.core.degradation import LEVELS
 from kvstore.errors import InvalidRequest, NotReady
 from kvstore.httpapi.media import JSON, document, encode_json, media_type
 from kvstore.httpapi.metrics import Metrics
@@ -32,7 +33,10 @@ def release() -> str:
 
 
 class AdminRoutes:
-    """`describe` makes the text of /openapi.json, `is_draining` says that the server takes its leave."""
+    """`describe` makes the text of /openapi.json, `is_draining` says that the server takes its leave.
+
+    `set_floor`: the level of degradation that holds at least.
+    """
 
     def __init__(
         self,
@@ -40,8 +44,9 @@ class AdminRoutes:
         metrics: Metrics,
         describe: Callable[[], dict[str, Any]],
         is_draining: Callable[[], bool],
+        set_floor: Callable[[int], None],
     ) -> None:
-        self._service, self._metrics = service, metrics
+        self._service, self._metrics, self._set_floor = service, metrics, set_floor
         self._describe, self._is_draining = describe, is_draining
         self._openapi = b""
         self._version = document(
@@ -68,15 +73,7 @@ class AdminRoutes:
 
     async def set_bucket(self, call: Call) -> Reply:
         """200 with what holds now. Properties that are not named stay as they were."""
-        media = media_type(call.headers.get(CONTENT_TYPE, JSON))
-        if media not in (JSON, "application/octet-stream", "application/x-www-form-urlencoded"):
-            raise InvalidRequest(f"properties cannot be {media[:64]!r}", advice=f"send {JSON}")
-        try:
-            values = json.loads(call.body)
-        except (ValueError, RecursionError) as error:
-            raise InvalidRequest(f"the properties are not JSON: {str(error)[:200]}") from None
-        if type(values) is not dict:
-            raise InvalidRequest("the properties must be a map", advice='such as {"n": 3, "w": 2}')
+        values = _json_map(call, "properties", 'such as {"n": 3, "w": 2}')
         properties = await self._service.set_bucket(call.bucket, values)
         return document(_bucket(call.bucket, properties, explicit=True))
 
@@ -113,6 +110,23 @@ class AdminRoutes:
         """200: per target how much is kept for it, for how long, and when it is tried next."""
         return document(self._service.pending_hints())
 
+    async def degradation(self, call: Call) -> Reply:
+        """200: what is refused, and what an operator asked for at least."""
+        level, floor = self._metrics.degradation()
+        sheds = {reason: count for reason, count in self._metrics.sheds.items() if count}
+        found = {"node": self._service.name, "level": LEVELS[level], "floor": LEVELS[floor]}
+        return document({**found, "levels": LEVELS, "sheds": sheds})
+
+    async def set_degradation(self, call: Call) -> Reply:
+        """200 with what holds on this node from now on, until it is set again or the process ends."""
+        advice = f'{{"floor": one of {", ".join(LEVELS)}}}'
+        values = _json_map(call, "values", advice)
+        floor = values.get("floor")
+        if len(values) != 1 or floor not in LEVELS:
+            raise InvalidRequest("the body must name a floor and nothing else", advice=advice)
+        self._set_floor(LEVELS.index(floor))
+        return await self.degradation(call)
+
     # --- the node -----------------------------------------------------------------------------------
 
     async def livez(self, call: Call) -> Reply:
@@ -144,6 +158,20 @@ class AdminRoutes:
         if not self._openapi:
             self._openapi = encode_json(self._describe())
         return Reply(200, f"Content-Type: {JSON}\r\n", self._openapi)
+
+
+def _json_map(call: Call, what: str, advice: str) -> dict[str, Any]:
+    """The body. Raises InvalidRequest."""
+    media = media_type(call.headers.get(CONTENT_TYPE, JSON))
+    if media not in (JSON, "application/octet-stream", "application/x-www-form-urlencoded"):
+        raise InvalidRequest(f"{what} cannot be {media[:64]!r}", advice=f"send {JSON}")
+    try:
+        values = json.loads(call.body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the {what} are not JSON: {str(error)[:200]}") from None
+    if type(values) is not dict:
+        raise InvalidRequest(f"the {what} must be a map", advice=advice)
+    return values
 
 
 def _bucket(name: str, properties: BucketProperties, *, explicit: bool) -> dict[str, Any]:

@@ -2,29 +2,43 @@
 
 A refusal costs microseconds and tells the client to wait; a queue without a bound would keep every
 request until nobody waits for it any more (metastable overload). Below half of the limit nothing is
-looked at but one number, and neither then nor later has a request a task or a timer of its own: one
+looked at but a few numbers, and neither then nor later has a request a task or a timer of its own: one
 sweep serves the whole line while there is one.
+
+A refusal must also come soon. What has a turn of the event loop later than `loop_turn_s` after it was read
+joins the line instead of making that turn longer, and of the line so many begin in one turn as fit
+(`TurnQuota`). So heads are read, and refusals written, every few milliseconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import perf_counter
+from typing import NamedTuple
 
-from kvstore.core.admission import ConcurrencyLimit, Priority, Waiting, WaitingLine, comes_too_late
+from kvstore.core.admission import ConcurrencyLimit, TurnQuota, Waiting, WaitingLine
+from kvstore.core.degradation import Degradation, Tier, is_refused
 from kvstore.core.limits import Limits
 from kvstore.errors import Overloaded
 from kvstore.httpapi.connection import Connection
 from kvstore.httpapi.metrics import Metrics
-from kvstore.httpapi.options import to_priority, to_timeout_ms
-from kvstore.httpapi.routes import Call
+from kvstore.httpapi.options import PRIORITY, to_tier, to_timeout_ms
+from kvstore.httpapi.routes import Call, Pool, Route
 
 _SWEEP_S = 0.005
-_ANY = int(Priority.BACKGROUND)  # where this may enter, anybody may
+_RATE_WEIGHT = 0.2  # of a sweep in what is known of the rate at which places are given
+_BEAT_S = 0.05
+_REFUSAL_S_MAX = 0.0005  # who took longer was refused after a wait
+_ANY = int(Tier.BACKGROUND)  # where this may enter, anybody may
 _ADVICE = "nothing was done: wait as Retry-After says, or go to another node"
 
-Place = asyncio.Future[None]
-"""Done when its request may begin, or failed with why it may not."""
+
+class Place(NamedTuple):
+    """`given` is done when its request may begin, or failed with why it may not."""
+
+    given: asyncio.Future[None]
+    pool: Pool
 
 
 class Admission:
@@ -45,67 +59,108 @@ class Admission:
             patience_s=limits.queue_timeout_s,
             standing_patience_s=min(limits.queue_timeout_standing_s, limits.queue_timeout_s),
         )
-        self.in_time_s = limits.loop_delay_max_s / 2  # for requests of every priority
+        self.turn_s = limits.loop_turn_s
+        self._quota, self._turn_ends = TurnQuota(limits.loop_turn_s), False
+        self._turn_began_s = self._refused_s = 0.0
+        self._given, self._given_per_s, self._swept_s = 0, 0.0, 0.0
+        self.degradation = Degradation(window_s=limits.degradation_window_s, calm_s=limits.degradation_calm_s)
+        self.level = 0
+        self._in_pool = dict.fromkeys(Pool, 0)  # KEYS are counted in `metrics.in_flight`, with all others
+        self._pool_max = {Pool.SCANS: limits.scans_in_flight_max, Pool.BATCHES: limits.batches_in_flight_max}
         self._sweeper: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._due_s = self._loop.time() + _BEAT_S
+        self._heart = self._loop.call_at(self._due_s, self._beat)
         metrics.admission_limit = lambda: self.limit.value
         metrics.queue_lengths = self.line.lengths
+        metrics.degradation = lambda: (self.level, self.degradation.floor)
+
+    def _beat(self) -> None:
+        """How late it comes is how late everything comes: the lag of the loop."""
+        now_s = self._loop.time()
+        self._metrics.count_lag(now_s - self._due_s)
+        self._due_s = now_s + _BEAT_S
+        self._heart = self._loop.call_at(self._due_s, self._beat)
+        self.level = self.degradation.tick(self._elapsed_s())
+
+    def has_others_than_scans(self) -> bool:
+        return self._metrics.in_flight > self._in_pool[Pool.SCANS]
+
+    def set_floor(self, level: int) -> None:
+        """Holds at once."""
+        self.degradation.floor = level
+        self.level = self.degradation.level
 
     # --- data ---------------------------------------------------------------------------------------
 
-    def enters_at_once(self) -> bool:
-        """Takes a place if there is one for whatever priority. Every place taken needs its `leave`."""
+    def enters_at_once(self, route: Route, call: Call) -> bool:
+        """Takes a place if there is one for whatever tier. Every place taken needs its `leave`.
+
+        Large requests, and who has a priority, are never that simple.
+        """
         metrics = self._metrics
-        if metrics.in_flight < self.limit.places[_ANY] and not self.line.length:
+        if (
+            metrics.in_flight < self.limit.places[_ANY]
+            and not self.line.length
+            and not self.level
+            and route.pool is Pool.KEYS
+            and PRIORITY not in call.headers
+        ):
             metrics.in_flight += 1
             return True
         return False
 
-    def refuse_if_late(self, call: Call, connection: Connection, late_s: float) -> None:
-        """`late_s`: from its first bytes to its turn of the loop. Raises Overloaded, InvalidRequest."""
-        if comes_too_late(late_s, to_priority(call.headers), self._limits.loop_delay_max_s):
-            raise self._shed("late")
-        if connection.transport is None:
-            raise self._shed("gone")
-
-    def refuse_if_full(self, call: Call) -> None:
+    def refuse_early(self, route: Route, call: Call) -> None:
         """Before a body is waited for. Raises Overloaded, InvalidRequest."""
-        priority = to_priority(call.headers)
-        if self._metrics.in_flight >= self.limit.places[priority] and self.line.is_full_for(priority):
-            raise self._shed("queue_full")
+        tier = to_tier(route.tier, call)
+        if is_refused(tier, self.level):
+            raise self._shed("degraded")
+        if self._metrics.in_flight >= self.limit.places[tier] and self.line.is_full_for(tier):
+            raise self._shed_of("queue_full", tier)
 
-    async def enter(self, call: Call, connection: Connection) -> None:
+    async def enter(self, route: Route, call: Call, connection: Connection, *, late: bool) -> None:
         """Takes a place, in turn; the time it took is added to `call.waited_s`.
 
-        Raises Overloaded, InvalidRequest.
+        `late`: this turn of the loop is long enough as it is. Raises Overloaded, InvalidRequest.
         """
         metrics, line = self._metrics, self.line
-        priority = to_priority(call.headers)
-        places = self.limit.places[priority]
+        tier = to_tier(route.tier, call)
+        if is_refused(tier, self.level):
+            raise self._shed("degraded")
         first = line.first()
-        if metrics.in_flight < places and (first is None or first.priority > priority):
+        ahead = not late and tier < Tier.SCAN and (first is None or first.tier > tier)
+        if ahead and self._has_place(tier, route.pool):
             metrics.in_flight += 1
+            self._in_pool[route.pool] += 1
             return
-        if line.is_full_for(priority):  # said before anything is made for a place that it will not get
-            raise self._shed("queue_full")
         joined_s = self._elapsed_s()
+        # Said before anything is made for a place that it will not get.
+        if line.is_full_for(tier) or line.is_hopeless(tier, joined_s, self._given_per_s):
+            raise self._shed_of("queue_full", tier)
         timeout_s = to_timeout_ms(call.options, call.headers, self._limits) / 1000
-        place: Place = asyncio.get_running_loop().create_future()
-        waiting = Waiting(place, priority, joined_s, joined_s + timeout_s - call.waited_s)
+        place = Place(self._loop.create_future(), route.pool)
+        waiting = Waiting(place, tier, joined_s, joined_s + timeout_s - call.waited_s)
         shed = line.join(waiting, joined_s)
-        if shed is not None and not shed.item.done():
-            shed.item.set_exception(self._shed("outranked"))
+        if shed is not None and not shed.item.given.done():
+            shed.item.given.set_exception(self._shed_of("outranked", shed.tier))
         if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+            self._given, self._swept_s = 0, joined_s
+            self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+        self._end_turn_soon()
         try:
-            await place
+            await place.given
         except asyncio.CancelledError:
             line.leave(waiting)
-            if place.done() and not place.cancelled() and place.exception() is None:
-                self.leave()  # the place was given in the same turn in which the client went away
+            given = place.given
+            if given.done() and not given.cancelled() and given.exception() is None:
+                self.leave(
+                    pool=route.pool
+                )  # the place was given in the same turn in which the client went away
             raise
         if connection.transport is None:
-            self.leave()
+            self.leave(pool=route.pool)
             raise self._shed("gone")
+        self.degradation.served(tier)
         waited_s = self._elapsed_s() - joined_s
         call.waited_s += waited_s
         metrics.queue_waits += 1
@@ -116,8 +171,8 @@ class Admission:
 
         Raises InvalidRequest.
         """
-        free = self.limit.places[to_priority(call.headers)] - self._metrics.in_flight
-        taken = 0 if self.line.length else max(0, min(wanted, free))
+        free = self.limit.places[to_tier(Tier.WRITE, call)] - self._metrics.in_flight
+        taken = max(0, min(wanted, free))  # who waits meanwhile waits for its turn, or for its pool
         self._metrics.in_flight += taken
         return taken
 
@@ -125,35 +180,70 @@ class Admission:
         """How long the work of a request took that had a place."""
         self.limit.ended(took_s, self._metrics.in_flight + 1, now_s)
 
-    def leave(self, places: int = 1) -> None:
+    def refused(self, took_s: float) -> None:
+        """One was, after so long; that reading and writing cost as much again is a guess."""
+        self._refused_s += 2 * min(took_s, _REFUSAL_S_MAX)
+
+    def leave(self, places: int = 1, *, pool: Pool = Pool.KEYS) -> None:
         self._metrics.in_flight -= places
+        if pool is not Pool.KEYS:
+            self._in_pool[pool] -= 1
         if self.line.length:
             self._give_places()
 
+    def _has_place(self, tier: Tier, pool: Pool) -> bool:
+        if pool is not Pool.KEYS and self._in_pool[pool] >= self._pool_max[pool]:
+            return False
+        return self._metrics.in_flight < self.limit.places[tier]
+
     def _give_places(self) -> None:
-        metrics, line, places = self._metrics, self.line, self.limit.places
-        while (first := line.first()) is not None:
-            if metrics.in_flight >= places[first.priority]:
+        """To as many as may begin in this turn of the loop."""
+        metrics, line, quota = self._metrics, self.line, self._quota
+        while quota.left and (first := line.first()) is not None:
+            if not self._has_place(first.tier, first.item.pool):
                 return
             line.leave(first)
-            if not first.item.done():
+            if not first.item.given.done():
+                quota.left -= 1
                 metrics.in_flight += 1
-                first.item.set_result(None)
+                self._given += 1
+                self._in_pool[first.item.pool] += 1
+                first.item.given.set_result(None)
+        if line.length:
+            self._end_turn_soon()
+
+    def _end_turn_soon(self) -> None:
+        if not self._turn_ends:
+            self._turn_ends = True
+            self._turn_began_s, self._refused_s = perf_counter(), 0.0
+            self._loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        """Behind the work of those who got a place in the turn before, and of all others that it woke."""
+        self._turn_ends = False
+        took_s = perf_counter() - self._turn_began_s
+        self._quota.turn_ended(took_s, min(took_s, self._refused_s))
+        self._give_places()
 
     def _sweep(self) -> None:
         """Sheds who has waited too long."""
         now_s = self._elapsed_s()
+        if now_s > self._swept_s:
+            lately_per_s = self._given / (now_s - self._swept_s)
+            self._given_per_s += _RATE_WEIGHT * (lately_per_s - self._given_per_s)
+        self._given, self._swept_s = 0, now_s
         for waiting in self.line.impatient(now_s):
-            if not waiting.item.done():
+            if not waiting.item.given.done():
                 reason = "expired" if waiting.expires_s <= now_s else "queue_timeout"
-                waiting.item.set_exception(self._shed(reason))
+                waiting.item.given.set_exception(self._shed_of(reason, waiting.tier))
         self._give_places()  # the limit may have grown, and all may have left while the line held others up
         again = self.line.length > 0
-        self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep) if again else None
+        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep) if again else None
 
     def stop(self) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self._heart.cancel()
 
     # --- all else -----------------------------------------------------------------------------------
 
@@ -166,6 +256,11 @@ class Admission:
     def leave_admin(self) -> None:
         self._metrics.admin_in_flight -= 1
 
+    def _shed_of(self, reason: str, tier: Tier) -> Overloaded:
+        """Of one that was let in: `degradation` hears of it."""
+        self.degradation.shed(tier)
+        return self._shed(reason)
+
     def _shed(self, reason: str) -> Overloaded:
         metrics = self._metrics
         metrics.sheds[reason] += 1
@@ -173,11 +268,11 @@ class Admission:
 
 
 _WORDS = {
-    "queue_full": "{m.in_flight} requests are in flight and {a.line.length} wait: no more may",
+    "queue_full": "{m.in_flight} requests are in flight and {a.line.length} wait: another would be late",
     "queue_timeout": "waited too long for a place among {a.limit.value} in flight",
     "gone": "its client closed the connection before its turn came",
-    "late": "this node has more to do than it can: the turn of this request came too late",
-    "outranked": "its place in the queue went to a request of a higher priority",
+    "degraded": "this node has room for more important requests only: level {a.level} of degradation",
+    "outranked": "its place in the queue went to a request of a higher tier",
     "expired": "its time was up before a place was free",
     "admin": "{m.admin_in_flight} requests to administration routes are in flight: no more may",
 }

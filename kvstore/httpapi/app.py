@@ -25,6 +25,7 @@ from kvstore.httpapi.batch_items import BatchReader
 from kvstore.httpapi.body import read_body
 from kvstore.httpapi.connection import Connection, WholeRequest
 from kvstore.httpapi.data_routes import DataRoutes, header_token
+from kvstore.httpapi.growth import Growth
 from kvstore.httpapi.listing import Listing
 from kvstore.httpapi.media import encode_json
 from kvstore.httpapi.metrics import Metrics
@@ -56,12 +57,13 @@ class App:
         self,
         service: Service,
         metrics: Metrics,
+        growth: Growth,
         *,
         credentials: Credentials | None,
         report: Callable[..., None],
         audit: Callable[..., None],
     ) -> None:
-        self._service, self._metrics, self._report = service, metrics, report
+        self._service, self._metrics, self._growth, self._report = service, metrics, growth, report
         self.authentication = Authentication(credentials, service.wall.now_ms)
         self._audit = Audit(audit)
         self._elapsed_s = service.wall.elapsed_s
@@ -72,22 +74,24 @@ class App:
         self.draining = False
         self._active = 0
         self._all_answered: asyncio.Future[None] | None = None
-        self._admission = Admission(service.limits, metrics, self._elapsed_s)
+        self.admission = Admission(service.limits, metrics, self._elapsed_s)
+        service.slices.others = self.admission.has_others_than_scans
         self.rates = RateLimits(service, metrics, self._elapsed_s)
         self.router = Router(self._routes(), key_bytes_max=service.limits.key_bytes_max)
         self._open_paths = {route.path for route in self.router.routes if route.needs is None}
 
     def _routes(self) -> tuple[Route, ...]:
         service, metrics, limits = self._service, self._metrics, self._service.limits
-        data = DataRoutes(service, metrics)
+        data = DataRoutes(service, metrics, self._growth)
         of_keys = key_routes(data, limits)
         reader = BatchReader(service.limits, {route.method: route for route in of_keys})
-        batch = Batch(service, data, reader, self._admission, self.rates, metrics, self.failed)
+        batch = Batch(service, data, reader, self.admission, self.rates, metrics, self.failed)
         admin = AdminRoutes(
             service,
             metrics,
             lambda: describe(self.router.routes, version=release()),
             lambda: self.draining,
+            self.admission.set_floor,
         )
         return (
             *of_keys,
@@ -120,21 +124,20 @@ class App:
             call = Call(method, bucket, key, options, headers, request_id)
             if principal is not ANYBODY:
                 self._check_permission(principal, route, call, protocol, path)
-            if turn_s - since_s > self._admission.in_time_s and since_s and route.lane is Lane.DATA:
-                self._admission.refuse_if_late(call, protocol, turn_s - since_s)
             if self.rates.active and route.lane is Lane.DATA:
                 call.client = principal.name or protocol.address
                 self.rates.check(call.client, bucket)
             if route.body_bytes_max:
                 await self._read_body(route, call, request)
             if route.lane is Lane.DATA:
-                if not self._admission.enters_at_once():
-                    await self._admission.enter(call, protocol)
+                late = turn_s - since_s > self.admission.turn_s and since_s > 0.0
+                if late or not self.admission.enters_at_once(route, call):
+                    await self.admission.enter(route, call, protocol, late=late)
                 waited_s = call.waited_s
                 try:
                     reply = await route.handler(call)
                 finally:
-                    self._admission.leave()
+                    self.admission.leave(pool=route.pool)
             else:
                 reply = await self._beside_data(route, call, protocol, path)
         except Exception as error:
@@ -148,7 +151,9 @@ class App:
         now_s = self._elapsed_s()
         duration_s = now_s - started_s
         if waited_s >= 0.0:
-            self._admission.ended((duration_s - waited_s) / call.parts, now_s)
+            self.admission.ended((duration_s - waited_s) / call.parts, now_s)
+        elif reply.status == 503:
+            self.admission.refused(duration_s)
         self._metrics.count(method, reply.status, route.timed if route else "", duration_s)
         return self._finished(reply, request_id)
 
@@ -158,7 +163,7 @@ class App:
             call.body = await read_body(request, route.body_bytes_max, self._body_timeout_s)
             return
         if route.lane is Lane.DATA:
-            self._admission.refuse_if_full(call)
+            self.admission.refuse_early(route, call)
         began_s = self._elapsed_s()
         call.body = await read_body(request, route.body_bytes_max, self._body_timeout_s)
         call.waited_s = self._elapsed_s() - began_s
@@ -166,7 +171,7 @@ class App:
     async def _beside_data(self, route: Route, call: Call, connection: Connection, path: str) -> Reply:
         if route.lane is Lane.FREE:
             return await route.handler(call)
-        self._admission.enter_admin()
+        self.admission.enter_admin()
         status = 0
         try:
             reply = await route.handler(call)
@@ -176,7 +181,7 @@ class App:
             status = status_of(error, write=route.writes).code
             raise
         finally:
-            self._admission.leave_admin()
+            self.admission.leave_admin()
             if route.needs is Role.ADMIN:
                 self._audit(call, connection, path, status)
 
@@ -205,7 +210,7 @@ class App:
 
     def stop(self) -> None:
         """Nothing of this room is left on the loop."""
-        self._admission.stop()
+        self.admission.stop()
 
     def failed(
         self, error: BaseException, *, write: bool, request_id: str, instance: str, trace: str = ""

@@ -11,7 +11,9 @@ from kvstore.core.ring import full_key
 from kvstore.core.sibling import is_visible, last_write, shown
 from kvstore.core.token import seal_encoded
 from kvstore.core.vector_clock import Dot
+from kvstore.core.watermarks import Mark
 from kvstore.errors import InvalidRequest
+from kvstore.httpapi.growth import Growth
 from kvstore.httpapi.media import negotiate
 from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.options import ACCEPT, IF_NONE_MATCH, matches, to_choice, to_get, to_put
@@ -32,8 +34,8 @@ _NO_SUCH_KEY_LINES = f"KV-Siblings: 0\r\nContent-Type: {PROBLEM_TYPE}\r\n"
 class DataRoutes:
     """The handlers; also called for each operation of a batch."""
 
-    def __init__(self, service: Service, metrics: Metrics) -> None:
-        self._service, self._metrics = service, metrics
+    def __init__(self, service: Service, metrics: Metrics, growth: Growth) -> None:
+        self._service, self._metrics, self._growth = service, metrics, growth
         self._receipt = ReceiptLines(service)
 
     async def get(self, call: Call) -> Reply:
@@ -84,6 +86,8 @@ class DataRoutes:
 
     async def write(self, call: Call, value: bytes, *, tombstone: bool = False) -> Reply:
         service = self._service
+        if self._growth.mark >= Mark.NO_GROWTH and not tombstone:
+            self._growth.check(call)
         written = await service.put(to_put(call, service, value, tombstone=tombstone))
         key = full_key(call.bucket, call.key)
         token = seal_encoded(written.context, key, service.signing_key)

@@ -14,13 +14,14 @@ from kvstore.core.ring import full_key
 from kvstore.core.sibling import KeyState, shown
 from kvstore.core.token import seal
 from kvstore.errors import TooLarge
-from kvstore.httpapi.media import JSON, MSGPACK, document, negotiate
+from kvstore.httpapi.media import JSON, MSGPACK, encode, joined, negotiate
 from kvstore.httpapi.options import ACCEPT, left_ms, to_count, to_flag, to_priority
 from kvstore.httpapi.reply import Reply
 from kvstore.httpapi.representation import described, key_fields
 from kvstore.httpapi.routes import Call
 from kvstore.httpapi.service import Service
 from kvstore.httpapi.target import encoded
+from kvstore.node.slices import RECORDS_AT_ONCE
 
 LIMIT_DEFAULT = 100
 LISTING_MEDIA = (JSON, MSGPACK)
@@ -49,17 +50,22 @@ class Listing:
         media = negotiate(call.headers.get(ACCEPT), LISTING_MEDIA)
         now_ms = service.wall.now_ms()
         last_write_wins = service.bucket(call.bucket)[0].last_write_wins
-        items = []
-        for key, state in page.items:
-            versions = shown(state, now_ms, last_write_wins=last_write_wins)
-            if versions:
-                items.append(self._item(call.bucket, key, state, versions, media, values=values))
-        body: dict[str, Any] = {"items": items, "complete": page.complete}
+        items: list[bytes] = []
+        async with service.slices:
+            for number, (key, state) in enumerate(page.items, 1):
+                versions = shown(state, now_ms, last_write_wins=last_write_wins)
+                if versions:
+                    item = self._item(call.bucket, key, state, versions, media, values=values)
+                    items.append(encode(item, media))
+                if number % RECORDS_AT_ONCE == 0:
+                    await service.slices.rest()
+        rest: dict[str, Any] = {"complete": page.complete}
         head = f"KV-Complete: {'true' if page.complete else 'false'}\r\n"
         if page.last is not None:
-            body["next"] = link = _next_link(call, page.last)
+            rest["next"] = link = _next_link(call, page.last)
             head += f'Link: <{link}>; rel="next"\r\n'
-        return document(body, media, head=head)
+        body = joined("items", items, rest, media)
+        return Reply(200, f"Content-Type: {media}\r\n{head}", body)
 
     def _item(
         self, bucket: str, key: bytes, state: KeyState, versions: Any, media: str, *, values: bool

@@ -59,6 +59,22 @@ def encode_json(value: Any) -> bytes:
     return _encode_json(value).encode("utf-8", "replace")
 
 
+def encode(value: Any, media: str) -> bytes:
+    """As JSON or as msgpack."""
+    return bytes(msgpack.packb(value)) if media == MSGPACK else encode_json(value)
+
+
+def joined(name: str, items: list[bytes], rest: dict[str, Any], media: str) -> bytes:
+    """The document {name: [items], **rest} of items that are encoded already. `rest` is not empty."""
+    if media == MSGPACK:
+        packer = msgpack.Packer()
+        head = (
+            packer.pack_map_header(1 + len(rest)) + packer.pack(name) + packer.pack_array_header(len(items))
+        )
+        return b"".join((head, *items, *(packer.pack(part) for pair in rest.items() for part in pair)))
+    return b'{"%b":[%b],%b' % (name.encode(), b",".join(items), encode_json(rest)[1:])
+
+
 def document(value: Any, media: str = JSON, *, status: int = 200, head: str = "") -> Reply:
     """A reply whose body is this value."""
     if media == MSGPACK:

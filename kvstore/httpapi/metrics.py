@@ -16,16 +16,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from kvstore.core.admission import Priority
+from kvstore.core.degradation import LEVELS, Tier
 
 BUCKETS_S = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 )  # fmt: skip
 ONE_KEY = ("get", "put", "delete")
+LAGS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 TIMED = (*ONE_KEY, "batch", "list")
 _METHODS = ("GET", "HEAD", "PUT", "DELETE", "POST", "other")
 SHED_REASONS = (
-    "queue_full", "queue_timeout", "late", "gone", "outranked", "expired", "admin", "connections",
+    "queue_full", "queue_timeout", "degraded", "gone", "outranked", "expired", "admin", "connections",
     "connections_per_address", "handshakes", "client_rate", "bucket_rate",
 )  # fmt: skip
 
@@ -40,6 +41,8 @@ class Metrics(Collector):
         self.admission_limit: Callable[[], int] = lambda: 0
         self.queue_lengths: Callable[[], tuple[int, ...]] = tuple
         self.queue_waits, self.queue_waited_s = 0, 0.0
+        self.degradation: Callable[[], tuple[int, int]] = lambda: (0, 0)  # (level, floor)
+        self.lags, self.lag_sum_s = [0] * (len(LAGS_S) + 1), 0.0
         self.requests: dict[str, list[int]] = {method: [0] * 6 for method in _METHODS}
         self.durations: dict[str, list[int]] = {name: [0] * (len(BUCKETS_S) + 1) for name in TIMED}
         self.duration_sums_s = dict.fromkeys(TIMED, 0.0)
@@ -56,6 +59,11 @@ class Metrics(Collector):
         if counts is not None:
             counts[bisect_left(BUCKETS_S, duration_s)] += 1
             self.duration_sums_s[operation] += duration_s
+
+    def count_lag(self, late_s: float) -> None:
+        """A timer came so late."""
+        self.lags[bisect_left(LAGS_S, late_s)] += 1
+        self.lag_sum_s += max(0.0, late_s)
 
     def served(self) -> tuple[int, float]:
         """(gets, puts and deletes answered so far, seconds they took together)."""
@@ -95,17 +103,27 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "kvstore_admission_limit", "How many may be, as latency allows", self.admission_limit()
         )
-        queue = GaugeMetricFamily(
-            "kvstore_queue_length", "Requests that wait for a place", labels=("priority",)
-        )
-        for priority, length in zip(Priority, self.queue_lengths(), strict=False):
-            queue.add_metric((priority.name.lower(),), length)
+        queue = GaugeMetricFamily("kvstore_queue_length", "Requests that wait for a place", labels=("tier",))
+        for tier, length in zip(Tier, self.queue_lengths(), strict=False):
+            queue.add_metric((tier.name.lower(),), length)
         yield queue
+        yield from self._degraded()
         yield CounterMetricFamily(
             "kvstore_queue_waits", "Requests that waited for a place and got one", self.queue_waits
         )
         yield CounterMetricFamily("kvstore_queue_wait_seconds", "How long they waited", self.queue_waited_s)
         yield GaugeMetricFamily("kvstore_http_connections", "Open client connections", self.connections())
+
+    def _degraded(self) -> Iterable[Metric]:
+        level, floor = self.degradation()
+        words = ", ".join(f"{number} {name}" for number, name in enumerate(LEVELS))
+        yield GaugeMetricFamily(
+            "kvstore_degradation_level", f"Up to what requests are refused: {words}", level
+        )
+        yield GaugeMetricFamily("kvstore_degradation_floor", "The level that an operator asked for", floor)
+        lag = HistogramMetricFamily("kvstore_loop_lag_seconds", "How late timers of the event loop come")
+        lag.add_metric((), _cumulative(self.lags, LAGS_S), self.lag_sum_s)
+        yield lag
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """(text, content type) of everything in the registry."""
@@ -120,10 +138,10 @@ def _counter(name: str, text: str, label: str, counts: Counter[str]) -> CounterM
     return family
 
 
-def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
+def _cumulative(counts: list[int], bounds: tuple[float, ...] = BUCKETS_S) -> list[tuple[str, float]]:
     total = 0
     buckets: list[tuple[str, float]] = []
-    for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), counts, strict=True):
+    for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):
         total += count
         buckets.append((bound, total))
     return buckets

@@ -36,6 +36,16 @@ class NodeMetrics(Collector):
         yield CounterMetricFamily(
             "kvstore_hints_dropped", "Copies for nodes away that nobody keeps", hints["dropped"]
         )
+        ahead_ms, refused = self._service.clocks()
+        drift = GaugeMetricFamily(
+            "kvstore_clock_drift_seconds", "How far the clock of a peer is ahead of ours", labels=("peer",)
+        )
+        for name, ms in ahead_ms.items():
+            drift.add_metric((name,), ms / 1000)
+        yield drift
+        yield CounterMetricFamily(
+            "kvstore_clock_times_refused", "Last-write-wins times too far ahead to be taken", refused
+        )
         yield from self._peers()
 
     def _peers(self) -> Iterable[Metric]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kvstore.core.bucket import BLIND_MODES, CONFLICTS, DURABILITIES, BucketProperties
+from kvstore.core.degradation import LEVELS
 from kvstore.core.outcome import OK, UNKNOWN
 from kvstore.httpapi.batch_items import FIELDS, METHODS
 from kvstore.httpapi.parameter_schemas import BUCKET, KEY, OPERATION
@@ -205,12 +206,20 @@ def _schemas() -> dict[str, Any]:
                   "next_attempt_s": seconds, **amounts})}},
             ("node", "targets", *amounts),
         ),
+        **_degradation(),
         "Buckets": _object({"buckets": {"type": "array", "items": {"$ref": "#/components/schemas/Bucket"}}}),
         "Bucket": _object(
             {"bucket": _TEXT, "explicit": flag, "properties": {"$ref": "#/components/schemas/Properties"}},
             ("bucket", "explicit", "properties"),
         ),
     }  # fmt: skip
+
+
+def _degradation() -> dict[str, Any]:
+    level = {"type": "string", "enum": [*LEVELS]}
+    told = {"node": _TEXT, "level": level, "floor": level, "levels": {"type": "array", "items": _TEXT},
+            "sheds": {"type": "object", "additionalProperties": {"type": "integer"}}}  # fmt: skip
+    return {"Floor": _object({"floor": level}, ("floor",)), "Degradation": _object(told, told)}
 
 
 def _properties() -> dict[str, Any]:

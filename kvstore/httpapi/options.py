@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 
-from kvstore.core.admission import Priority
+from kvstore.core.degradation import Tier
 from kvstore.core.limits import Limits
 from kvstore.core.message import Get, Put
 from kvstore.core.ring import full_key
@@ -36,7 +36,7 @@ SESSION = istr("KV-Session")
 TIMEOUT = istr("KV-Timeout-Ms")
 META = "kv-meta-"
 
-PRIORITIES = {priority.name.lower(): priority for priority in Priority}
+PRIORITIES = {"critical": Tier.CRITICAL, "normal": None, "background": Tier.BACKGROUND}
 MODES = {"blind": "overwrite", "sibling": "sibling"}
 TTL_S_MAX = 100 * 365 * 86_400
 COUNT_MAX = 99  # more replicas than any cluster of this kind has
@@ -191,14 +191,25 @@ def _durable(call: Call, service: Service) -> tuple[str | None, int | None]:
 # --- headers ----------------------------------------------------------------------------------------
 
 
-def to_priority(headers: Headers) -> Priority:
+def to_priority(headers: Headers) -> Tier | None:
+    """The tier of one that is not normal, whatever it asks for. Raises InvalidRequest."""
     given = headers.get(PRIORITY)
     if given is None:
-        return Priority.NORMAL
-    priority = PRIORITIES.get(given)
-    if priority is None:
+        return None
+    if given not in PRIORITIES:
         raise InvalidRequest(f"KV-Priority {given[:64]!r} must be one of {', '.join(PRIORITIES)}")
-    return priority
+    return PRIORITIES[given]
+
+
+def to_tier(of_route: Tier, call: Call) -> Tier:
+    """Raises InvalidRequest."""
+    tier = to_priority(call.headers)
+    if tier is not None:
+        return tier
+    options = call.options
+    if of_route is Tier.QUORUM_READ and options and ("consistency" in options or options.get("r") == b"1"):
+        return Tier.RELAXED_READ
+    return of_route
 
 
 def left_ms(call: Call, limits: Limits) -> int:

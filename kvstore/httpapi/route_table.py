@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvstore.core.credential import Role
+from kvstore.core.degradation import Tier
 from kvstore.core.limits import Limits
 from kvstore.core.ring import PARTITIONS
 from kvstore.httpapi.admin_routes import PROPERTIES_BYTES_MAX, AdminRoutes
@@ -24,7 +25,7 @@ from kvstore.httpapi.parameter_schemas import (
     TOKEN,
 )
 from kvstore.httpapi.repair_routes import RepairRoutes
-from kvstore.httpapi.routes import Answer, Handler, Lane, Parameter, Route
+from kvstore.httpapi.routes import Answer, Handler, Lane, Parameter, Pool, Route
 
 Schema = Mapping[str, Any]
 
@@ -148,9 +149,10 @@ BUCKET_PATH = "/v1/kv/{bucket}"
 
 def key_routes(data: DataRoutes, limits: Limits) -> tuple[Route, ...]:
     return (
-        Route("GET", KEY_PATH, data.get, "Read one key", _READ_ANSWERS, _READ, {}, _READ_PROBLEMS, "get"),
+        Route("GET", KEY_PATH, data.get, "Read one key", _READ_ANSWERS, _READ, {}, _READ_PROBLEMS, "get",
+              tier=Tier.QUORUM_READ),
         Route("HEAD", KEY_PATH, data.get, "The same without the value", _READ_ANSWERS, _READ, {},
-              _READ_PROBLEMS, "get"),
+              _READ_PROBLEMS, "get", tier=Tier.QUORUM_READ),
         Route("PUT", KEY_PATH, data.put, "Write one key", _WRITTEN, _PUT, {"*/*": _BYTES},
               (408, 413, *_WRITE_PROBLEMS), "put", writes=True, needs=Role.WRITE,
               body_bytes_max=limits.value_bytes_max),
@@ -165,13 +167,14 @@ def collection_routes(page: Handler, batch: Handler, limits: Limits) -> tuple[Ro
         Route("GET", BUCKET_PATH, page, "List the keys of a bucket, in order",
               (Answer(200, "A page; go on while there is a next link", {m: _ref("Page") for m in forms},
                       ("Link", "KV-Complete")),),
-              _LIST, {}, _READ_PROBLEMS, "list"),
+              _LIST, {}, _READ_PROBLEMS, "list", tier=Tier.SCAN, pool=Pool.SCANS),
         Route("POST", "/v1/batch", batch, "Many gets, puts and deletes side by side",
               (Answer(200, "One entry per operation, in order",
                       {m: {"type": "array", "items": _ref("Answered")} for m in (*forms, JSON_LINES)}),),
               (_header("Accept", "Form of the answer; that of the request if not given"), *_COMMON),
               {m: {"type": "array", "items": _ref("Operation")} for m in (*forms, JSON_LINES)},
-              (408, 413, 429, 503), "batch", writes=True, body_bytes_max=limits.batch_bytes_max),
+              (408, 413, 429, 503), "batch", writes=True, pool=Pool.BATCHES,
+              body_bytes_max=limits.batch_bytes_max),
     )  # fmt: skip
 
 
@@ -213,6 +216,12 @@ def admin_routes(admin: AdminRoutes) -> tuple[Route, ...]:
               json_of(_OBJECT), (), {}, (503,), lane=Lane.ADMIN),
         Route("GET", "/v1/hints", admin.hints, "What this node keeps for nodes that are away",
               json_of(_ref("Hints")), lane=Lane.ADMIN),
+        Route("GET", "/v1/degradation", admin.degradation, "What this node refuses for want of room",
+              json_of(_ref("Degradation")), lane=Lane.ADMIN),
+        Route("PUT", "/v1/degradation", admin.set_degradation,
+              "Refuse up to this level at least, on this node and as long as it runs",
+              json_of(_ref("Degradation"), "What holds now"), (), {JSON: _ref("Floor")}, (408, 413),
+              writes=True, needs=Role.ADMIN, lane=Lane.ADMIN, body_bytes_max=PROPERTIES_BYTES_MAX),
         Route("GET", "/livez", admin.livez, "The process answers", (Answer(200, "It does", text),),
               needs=None, lane=Lane.FREE),
         Route("GET", "/readyz", admin.readyz, "The node can serve",

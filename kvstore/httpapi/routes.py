@@ -14,6 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from kvstore.core.bucket import check_bucket_name
 from kvstore.core.credential import ANYBODY, Principal, Role
+from kvstore.core.degradation import Tier
 from kvstore.errors import Forbidden, InvalidRequest, NotFound, TooLarge
 from kvstore.httpapi.reply import Reply
 from kvstore.httpapi.status_codes import MethodNotAllowed
@@ -59,6 +60,14 @@ class Lane(Enum):
     FREE = "free"  # nothing, and there is no bound but that of connections
 
 
+class Pool(Enum):
+    """Of large requests only a few at once, so that neither these are late nor all others behind them."""
+
+    KEYS = "keys"  # one key each: as many as there are places
+    BATCHES = "batches"
+    SCANS = "scans"
+
+
 class Parameter(NamedTuple):
     """One option or header. `schema` is JSON Schema."""
 
@@ -82,8 +91,9 @@ class Route(NamedTuple):
     """`path`: literal, or a prefix followed by {bucket}, {bucket}/{key} or {operation}.
 
     `needs`: the role a credential must have, None for a route that is open to all. `lane`: what it waits
-    behind. `body_bytes_max`: 0 where no body is read. `writes`: an error must say what may have been
-    applied. `timed` names its histogram. `problems`: statuses beside those that every route can give.
+    behind; of data: `tier`, where neither an option nor a priority says another, and `pool`.
+    `body_bytes_max`: 0 where no body is read. `writes`: an error must say what may have been applied.
+    `timed` names its histogram. `problems`: statuses beside those that every route can give.
     """
 
     method: str
@@ -98,6 +108,8 @@ class Route(NamedTuple):
     writes: bool = False
     needs: Role | None = Role.READ
     lane: Lane = Lane.DATA
+    tier: Tier = Tier.WRITE
+    pool: Pool = Pool.KEYS
     body_bytes_max: int = 0
 
     @property

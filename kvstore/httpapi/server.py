@@ -16,6 +16,7 @@ from kvstore.core.credential import Credentials
 from kvstore.errors import ConfigError
 from kvstore.httpapi.app import App
 from kvstore.httpapi.connection import Connection, ConnectionPool, Refusal
+from kvstore.httpapi.growth import Growth
 from kvstore.httpapi.metrics import Metrics
 from kvstore.httpapi.node_metrics import NodeMetrics
 from kvstore.httpapi.service import Service
@@ -52,7 +53,10 @@ class HttpServer:
         self.metrics.registry.register(NodeMetrics(service))
         UpkeepMetrics(service.upkeep.figures, self.metrics.registry)
         self._limits = limits
-        self._app = App(service, self.metrics, credentials=credentials, report=report, audit=audit)
+        self.growth = Growth(self.metrics.registry)
+        self._app = App(
+            service, self.metrics, self.growth, credentials=credentials, report=report, audit=audit
+        )
         self._pool = ConnectionPool(
             connections_max=limits.connections_max,
             connections_per_address_max=limits.connections_per_address_max,
@@ -93,6 +97,19 @@ class HttpServer:
     def let_in(self, credentials: Credentials | None) -> None:
         """Holds from the next request on, on every connection."""
         self._app.authentication.credentials = credentials
+
+    @property
+    def is_degraded(self) -> bool:
+        """Something is refused for want of room."""
+        return self._app.admission.level > 0
+
+    @property
+    def connections(self) -> int:
+        return len(self._pool.open)
+
+    def bound_connections(self, most: int) -> None:
+        """From now on no more than so many, and never more than the limits allow."""
+        self._pool.connections_max = min(most, self._limits.connections_max)
 
     def drain(self) -> None:
         """Not ready from now on; each connection closes after its next answer."""

@@ -11,6 +11,7 @@ from kvstore.core.message import Get, Got, Put, Written
 from kvstore.core.outcome import AskOutcome, OutcomeTold
 from kvstore.node.ports import WallClock
 from kvstore.node.scan import Page
+from kvstore.node.slices import Slices
 from kvstore.node.tasks import Task
 from kvstore.node.upkeep import Figures
 
@@ -51,6 +52,9 @@ class Service(Protocol):
     def name(self) -> str: ...
 
     @property
+    def slices(self) -> Slices: ...
+
+    @property
     def upkeep(self) -> UpkeepService: ...
 
     def name_of(self, node: str, /) -> str: ...
@@ -86,6 +90,9 @@ class Service(Protocol):
 
     def peers(self) -> dict[str, Any]:
         """Ready for JSON: breakers and latency of each peer, and hedges."""
+
+    def clocks(self) -> tuple[dict[str, int], int]:
+        """(ms by which each peer's clock is ahead of ours, times refused as too far ahead)."""
 
     def layout(self) -> dict[str, Any] | None:
         """Ready for JSON: what a client needs to route; None before the first layout."""

@@ -14,6 +14,7 @@ from typing import cast
 
 from kvstore.core.generation import Run, is_from_the_past
 from kvstore.core.gossip_message import Gossip, Gossiped
+from kvstore.core.membership import Member
 from kvstore.core.message import (
     ClusterState,
     FetchCluster,
@@ -51,6 +52,7 @@ class GossipLoop:
         seeds: tuple[str, ...],
         on_past: Callable[[Run], None],
         report: Callable[..., None],
+        drift_warn_s: float,
     ) -> None:
         self._runs, self._storage = runs, storage
         self._view, self._buckets, self._peers, self._reach = view, buckets, peers, reach
@@ -58,6 +60,8 @@ class GossipLoop:
         self._on_past, self._report = on_past, report
         self.recognized = False
         self.drift_ms: dict[str, int] = {}
+        self._drifting: set[str] = set()
+        self._drift_warn_ms = drift_warn_s * 1000
 
     async def run(self) -> None:
         """One round after the other until cancelled."""
@@ -130,9 +134,25 @@ class GossipLoop:
         for member in known:
             if member.node_id == view.me.node_id and member.incarnation > view.me.incarnation:
                 self._on_past(Run(member.node_id, member.incarnation, b""))
-        self.drift_ms[sender.node_id] = heard.wall_ms - self._wall.now_ms()
+        self._note_drift(sender, heard.wall_ms - self._wall.now_ms())
         view.merge(known)
         return news
+
+    def _note_drift(self, sender: Member, drift_ms: int) -> None:
+        """Reported when it begins, and again only after it was less than half of that."""
+        node = sender.node_id
+        self.drift_ms[node] = drift_ms
+        if abs(drift_ms) > self._drift_warn_ms:
+            if node not in self._drifting:
+                self._drifting.add(node)
+                self._report(
+                    "clocks differ",
+                    peer=sender.name,
+                    drift_s=drift_ms / 1000,
+                    advice="set both clocks by NTP: last-write-wins buckets and expiry go by them",
+                )
+        elif abs(drift_ms) * 2 < self._drift_warn_ms:
+            self._drifting.discard(node)
 
     async def _catch_up(self, node: str) -> None:
         """Fetch what the other side has; a bucket digest that differs may mean that *it* is behind."""

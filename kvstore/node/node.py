@@ -62,6 +62,7 @@ from kvstore.node.recognition import Answer, Recognition, before_recognition, no
 from kvstore.node.replica import Replica
 from kvstore.node.runs import Runs
 from kvstore.node.scan import Page, Scanner, scan_here
+from kvstore.node.slices import Slices
 from kvstore.node.upkeep import Upkeep
 
 _STORED = Stored()
@@ -103,6 +104,7 @@ class Node:
         self.time = HybridTime(wall, limits.clock_skew_max_s)
         self.pace, self.grace = Pace(limits), Grace(self._loop)
         self.reach = Reach(self._loop, PeerLatency(wall.elapsed_s, limits))
+        self.slices = Slices()
         self.trees = PartitionTrees(storage, self.registry, self.pace, report)
         self.replica = Replica(storage, random, self.time, limits, self._sync_failed, self.trees)
         self.hinting = Hinting(
@@ -164,6 +166,7 @@ class Node:
             peers=self._peers,
             reach=self.reach,
             limits=self.limits,
+            slices=self.slices,
         )
         self._bucket_changes = BucketChanges(
             view=self.view,
@@ -187,6 +190,7 @@ class Node:
             seeds=seeds,
             on_past=lambda run: self.recognition.from_the_past(run),
             report=self._report,
+            drift_warn_s=self.limits.clock_drift_warn_s,
         )
         self._formation = Formation(
             view=self.view,
@@ -240,7 +244,9 @@ class Node:
             Store: self._store,
             Get: lambda request: self._as_task(self.get(request)),
             Put: lambda request: self._as_task(self.put(request)),
-            Scan: lambda request: scan_here(self._storage, self.replica, request, self.limits),
+            Scan: lambda request: self.background.answer(
+                scan_here(self._storage, self.replica, request, self.limits, self.slices)
+            ),
             Gossip: self.gossip.hear,
             FetchCluster: lambda _: ClusterState(self.view.layout, self.registry.records()),
             Propose: lambda request: self._as_task(forming.promise(request)),
@@ -358,6 +364,9 @@ class Node:
 
     def peers(self) -> dict[str, Any]:
         return self._explainer.peers(self.coordinator.hedges, self.coordinator.forwarding.hedges)
+
+    def clocks(self) -> tuple[dict[str, int], int]:
+        return {self.name_of(n): ms for n, ms in self.gossip.drift_ms.items()}, self.time.refused
 
     def layout(self) -> dict[str, Any] | None:
         return self._explainer.layout()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from kvstore.core.background_pace import Budget, new_baseline_s, pause_s
+from kvstore.core.background_pace import PAUSE_MAX_S, Budget, new_baseline_s, pause_s
 from kvstore.core.limits import Limits
 
 Foreground = Callable[[], tuple[int, float]]
@@ -21,7 +21,8 @@ _BASELINE_ASSUMED_S = 0.01
 class Pace:
     """Whoever works in the background tells what it did, and waits here as long as it takes.
 
-    `foreground` may be replaced once there is somebody who serves clients. `paused_s`: time spent giving
+    `foreground` may be replaced once there is somebody who serves clients, and so may `gives_way`: whether
+    these, or the disk, have no room for anything beside them. `paused_s`: time spent giving
     way to clients, beyond what the rates ask for.
     """
 
@@ -31,6 +32,7 @@ class Pace:
         self._moved = Budget(limits.anti_entropy_bytes_per_s)
         self._scrubbed = Budget(limits.scrub_bytes_per_s)
         self.foreground: Foreground = lambda: (0, 0.0)
+        self.gives_way: Callable[[], bool] = lambda: False
         self.paused_s = 0.0
         self._baseline_s = _BASELINE_ASSUMED_S
         self._latency_s = 0.0
@@ -50,7 +52,7 @@ class Pace:
 
     async def _wait(self, owed_s: float) -> None:
         self._sample()
-        pause = pause_s(self._latency_s, self._baseline_s)
+        pause = PAUSE_MAX_S if self.gives_way() else pause_s(self._latency_s, self._baseline_s)
         self.paused_s += pause
         await asyncio.sleep(owed_s + pause)
 

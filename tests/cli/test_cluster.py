@@ -204,3 +204,11 @@ def test_a_write_whose_answer_was_lost_is_exit_code_6(type_: Type) -> None:
         result = type_("bucket", "set", "b", "n=1", "--nodes", where)
         thread.join()
     assert result.exit_code == 6
+
+
+def test_the_level_of_degradation_is_shown_and_set(kv: Type) -> None:
+    assert kv("degradation").stdout.split()[-3:] == ["normal", "normal", "0"]
+    assert kv("degradation", "--floor", "scans").stdout.split()[-3:] == ["scans", "scans", "0"]
+    assert kv("scan", "b").exit_code != 0
+    (told,) = json.loads(kv("degradation", "--floor", "normal", "-o", "json").stdout)
+    assert (told["level"], told["floor"]) == ("normal", "normal")

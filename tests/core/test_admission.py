@@ -9,11 +9,11 @@ from kvstore.core.admission import (
     SAMPLES_MIN,
     WINDOW_S,
     ConcurrencyLimit,
-    Priority,
+    TurnQuota,
     Waiting,
     WaitingLine,
-    comes_too_late,
 )
+from kvstore.core.degradation import Tier
 
 # --- how many at once -----------------------------------------------------------------------------------
 
@@ -50,9 +50,12 @@ def test_the_limit_is_that_of_a_model_that_keeps_every_latency(
 
 
 @given(st.integers(1, 100_000))
-def test_each_priority_has_a_place_and_no_more_than_those_above_it(high: int) -> None:
-    critical, normal, background = ConcurrencyLimit(low=1, high=high, target_s=1.0).places
-    assert 1 <= background <= normal <= critical == high
+def test_each_tier_has_a_place_and_no_more_than_those_above_it(high: int) -> None:
+    places = ConcurrencyLimit(low=1, high=high, target_s=1.0).places
+    assert len(places) == len(Tier)
+    assert places[0] == high
+    assert list(places) == sorted(places, reverse=True)
+    assert places[-1] >= 1
 
 
 def answer_all(limit: ConcurrencyLimit, took_s: float, *, from_s: float, for_s: float) -> float:
@@ -94,10 +97,10 @@ class Model:
 
     def __init__(self, length_max: int) -> None:
         self.length_max = length_max
-        self.all: list[tuple[Priority, int, float, float]] = []  # priority, arrival, joined, expires
+        self.all: list[tuple[Tier, int, float, float]] = []  # tier, arrival, joined, expires
         self.since_s = 0.0
 
-    def join(self, entry: tuple[Priority, int, float, float]) -> int | None:
+    def join(self, entry: tuple[Tier, int, float, float]) -> int | None:
         """The arrival number of who is shed."""
         if not self.all:
             self.since_s = entry[2]
@@ -122,25 +125,25 @@ class Model:
 
 
 steps = st.one_of(
-    st.tuples(st.just("join"), st.sampled_from(Priority), st.sampled_from([0.01, 0.05, 9.0])),
-    st.tuples(st.sampled_from(["serve", "sweep"]), st.just(Priority.NORMAL), st.just(0.0)),
-    st.tuples(st.just("hang up"), st.just(Priority.NORMAL), st.floats(0, 1)),
+    st.tuples(st.just("join"), st.sampled_from(Tier), st.sampled_from([0.01, 0.05, 9.0])),
+    st.tuples(st.sampled_from(["serve", "sweep"]), st.just(Tier.WRITE), st.just(0.0)),
+    st.tuples(st.just("hang up"), st.just(Tier.WRITE), st.floats(0, 1)),
 )
 
 
 @given(st.integers(0, 6), st.lists(st.tuples(steps, st.sampled_from([0.0, 0.007, 0.03])), max_size=120))
 def test_the_line_is_that_of_a_model_that_sorts_a_list(
-    length_max: int, plan: list[tuple[tuple[str, Priority, float], float]]
+    length_max: int, plan: list[tuple[tuple[str, Tier, float], float]]
 ) -> None:
     line: WaitingLine[int] = WaitingLine(length_max=length_max, patience_s=0.1, standing_patience_s=0.02)
     model, now_s, known = Model(length_max), 0.0, dict[int, Waiting[int]]()
-    for arrival, ((step, priority, number), later_s) in enumerate(plan):
+    for arrival, ((step, tier, number), later_s) in enumerate(plan):
         now_s += later_s
         if step == "join":
-            full = line.is_full_for(priority)
-            known[arrival] = newcomer = Waiting(arrival, priority, now_s, now_s + number)
+            full = line.is_full_for(tier)
+            known[arrival] = newcomer = Waiting(arrival, tier, now_s, now_s + number)
             shed = line.join(newcomer, now_s)
-            expected = model.join((priority, arrival, now_s, now_s + number))
+            expected = model.join((tier, arrival, now_s, now_s + number))
             assert (shed.item if shed else None) == expected
             assert full == (expected == arrival)
         elif step == "serve":
@@ -162,21 +165,48 @@ def test_the_line_is_that_of_a_model_that_sorts_a_list(
 def test_a_burst_waits_long_and_a_line_that_stands_does_not() -> None:
     """Maurer, "Fail at scale": the patience is short once the line has not been empty for the long one."""
     line: WaitingLine[str] = WaitingLine(length_max=9, patience_s=0.1, standing_patience_s=0.02)
-    line.join(Waiting("burst", Priority.NORMAL, 0.0, 9.0), 0.0)
+    line.join(Waiting("burst", Tier.WRITE, 0.0, 9.0), 0.0)
     assert line.impatient(0.09) == []
-    line.join(Waiting("later", Priority.NORMAL, 0.095, 9.0), 0.095)
+    line.join(Waiting("later", Tier.WRITE, 0.095, 9.0), 0.095)
     assert [w.item for w in line.impatient(0.11)] == ["burst"]
     assert [w.item for w in line.impatient(0.116)] == ["later"]
-    line.join(Waiting("after it was empty", Priority.NORMAL, 0.12, 9.0), 0.12)
+    line.join(Waiting("after it was empty", Tier.WRITE, 0.12, 9.0), 0.12)
     assert line.impatient(0.2) == []
 
 
 # --- the loop -------------------------------------------------------------------------------------------
 
 
-@given(st.floats(0, 1), st.floats(0.01, 1))
-def test_the_higher_the_priority_the_later_its_turn_may_come(waited_s: float, patience_s: float) -> None:
-    late = {p.name for p in Priority if comes_too_late(waited_s, p, patience_s)}
-    assert ("NORMAL" in late) == (waited_s > patience_s)
-    assert ("CRITICAL" in late) == (waited_s > patience_s * 2)
-    assert ("BACKGROUND" in late) == (waited_s * 2 > patience_s)
+@given(st.floats(0.001, 0.02), st.floats(0.00001, 0.05), st.floats(0.0, 0.1), st.lists(st.floats(0, 0.1)))
+def test_the_work_of_a_turn_is_as_much_as_there_is_room_for(
+    turn_s: float, cost_s: float, refused_s: float, before_s: list[float]
+) -> None:
+    """Each of those who wait costs the same here. Room: a turn, or what refusals took, up to four turns."""
+    quota = TurnQuota(turn_s)
+    for took_s in before_s:
+        quota.left = 0
+        quota.turn_ended(took_s, 0.0)
+    for _ in range(2 * TurnQuota.MOST_MAX):
+        began = quota.left
+        quota.left = 0
+        quota.turn_ended(began * cost_s + refused_s, refused_s)
+        assert 1 <= quota.left == quota.most <= TurnQuota.MOST_MAX
+    room_s = sorted((turn_s, refused_s, 4 * turn_s))[1]
+    assert quota.most == 1 or quota.most * cost_s <= 2.001 * room_s
+    assert quota.most == TurnQuota.MOST_MAX or quota.most * cost_s * 4.001 >= room_s
+
+
+def test_a_turn_that_did_not_use_its_quota_says_nothing_about_more() -> None:
+    quota = TurnQuota(0.01)
+    quota.turn_ended(0.001, 0.0)
+    assert quota.most == 1
+
+
+@given(st.lists(st.sampled_from(Tier), max_size=60), st.sampled_from(Tier), st.integers(0, 4000))
+def test_who_would_not_be_served_in_time_is_told_at_once(waiting: list[Tier], tier: Tier, per_s: int) -> None:
+    line: WaitingLine[int] = WaitingLine(length_max=99, patience_s=0.1, standing_patience_s=0.02)
+    for number, each in enumerate(waiting):
+        line.join(Waiting(number, each, 0.0, 9.0), 0.0)
+    assert not line.is_hopeless(tier, 0.05, 0.0), "a burst may wait"
+    in_front = sum(each <= tier for each in waiting)
+    assert line.is_hopeless(tier, 0.11, per_s) == (bool(waiting) and in_front > max(4, per_s * 0.02))

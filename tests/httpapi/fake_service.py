@@ -18,6 +18,7 @@ from kvstore.core.token import token_key
 from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, context_of
 from kvstore.errors import ContextRequired, PreconditionFailed
 from kvstore.node.scan import Page
+from kvstore.node.slices import Slices
 from kvstore.node.tasks import Task, Tasks
 from kvstore.node.upkeep import Figures
 
@@ -110,6 +111,7 @@ class FakeService:
         self.layout_now: dict[str, Any] | None = {"version": 1, "members": [{"http": "127.0.0.1:1"}]}
         self.complete = True
         self.upkeep = FakeUpkeep()
+        self.slices = Slices()
         self.receipt = Receipt(NODE_ID, 3, 2, 2, ((NODE_ID, 0.05, "same"), (PEER_ID, 0.41, "same")), (), 0, 1)
 
     def name_of(self, node: str, /) -> str:
@@ -245,6 +247,9 @@ class FakeService:
             "slow_found": 1,
             "peers": [{"name": "n2", **slow}, {"name": "n3", **new}],
         }
+
+    def clocks(self) -> tuple[dict[str, int], int]:
+        return {"n2": -1500}, 4
 
     def layout(self) -> dict[str, Any] | None:
         return self.layout_now

@@ -104,6 +104,8 @@ async def test_hints_as_document_and_as_metrics(api: Api) -> None:
         b'kvstore_hints_pending_bytes{target="n2"} 300.0',
         b"kvstore_hints_delivered_total 7.0",
         b"kvstore_hints_dropped_total 1.0",
+        b'kvstore_clock_drift_seconds{peer="n2"} -1.5',
+        b"kvstore_clock_times_refused_total 4.0",
     ):
         assert line in text
 

@@ -34,6 +34,8 @@ NEEDS = {
     "GET /v1/layout": "read",
     "GET /v1/explain/{bucket}/{key}": "read",
     "GET /v1/hints": "read",
+    "GET /v1/degradation": "read",
+    "PUT /v1/degradation": "admin",
     "GET /v1/repair": "read",
     "POST /v1/repair": "admin",
     "GET /v1/tasks": "read",

@@ -1,12 +1,11 @@
-"""make pressure: a node under more load than it can bear, each figure beside its control.
+"""make pressure: a node under more than it can bear, each figure beside its control, in one table.
 
-    python -m tests.processes.pressure [--seconds 6] [--json FILE]
+    python -m tests.processes.pressure [--seconds 4] [--only WORD] [--json FILE] [--plot FILE]
 
-One real node process, loaded from this one. The requests are pages of a listing, a few milliseconds
-each, so that three times what the node can do is a load that one client process can make. Clients give
-up after a second and close their connection. The control is the same node with the mechanism off: no
-limit in flight that binds, or no priorities. Only the differences between the two mean something: the
-machine is shared.
+Real node processes, loaded from this one. The control is the same run with the mechanism off. What is
+asked for in an overload costs a node at least ten times as much as a refusal (about 40 µs of a core):
+batches, pages, keys with many siblings. Of single gets and puts three times the capacity would be more than
+a node can even refuse; they are the clients beside the flood.
 """
 
 from __future__ import annotations
@@ -14,194 +13,136 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import tempfile
-import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import aiohttp
+from tests.processes.pressure_flood import flood
+from tests.processes.pressure_overload import overload
+from tests.processes.pressure_resources import NO_WATERMARK, descriptors, memory
+from tests.processes.pressure_retries import naive, retries
+from tests.processes.pressure_rig import OFF
+from tests.processes.pressure_tiers import tiers
 
-from benchmarks.processes import Processes, free_ports
-from tests.processes.pressure_peers import measure_peers
+Row = dict[str, float]
+Run = Callable[[Path], Awaitable[Row]]
+"""In a directory of its own; {} where it cannot be done, and then it has printed why."""
 
-KEYS, VALUE_BYTES, PAGE = 400, 200, 400
-DEADLINE_S = 1.0
-OVERLOAD = 3.0
-ROOM = {"KVSTORE_CONNECTIONS_MAX": "8192", "KVSTORE_CONNECTIONS_PER_ADDRESS_MAX": "8192"}
-OFF = {
-    "KVSTORE_IN_FLIGHT_MAX": "100000",
-    "KVSTORE_IN_FLIGHT_MIN": "100000",
-    "KVSTORE_LOOP_DELAY_MAX_S": "1000",
+
+class Line(NamedTuple):
+    """`goals`: figure -> (lowest, highest) that the run with the mechanism should have."""
+
+    scenario: str
+    with_it: Run
+    control: Run | None
+    goals: Mapping[str, tuple[float, float]]
+
+
+ANY = float("inf")
+OVERLOADED = {
+    "goodput / lower peak": (0.8, ANY),
+    "served p99 / at peak": (0.0, 2.0),
+    "shed p99, ms": (0.0, 50.0),
+    "normal again after, s": (0.0, 10.0),
 }
 
 
-@dataclass
-class Outcomes:
-    """What became of the requests of one load. Times in seconds, from when each was due."""
+def lines(seconds: float, picture: Path | None) -> list[Line]:
+    def run(function: Callable[..., Awaitable[Row]], *arguments: object, **options: object) -> Run:
+        return lambda folder: function(folder, *arguments, **options)
 
-    good_s: list[float] = field(default_factory=list)
-    shed_s: list[float] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
-    gave_up: int = 0
-
-    @property
-    def asked(self) -> int:
-        return len(self.good_s) + len(self.shed_s) + self.gave_up
-
-
-def quantile(times_s: list[float], share: float) -> float:
-    """0.0 of nothing."""
-    return sorted(times_s)[min(len(times_s) - 1, int(len(times_s) * share))] if times_s else 0.0
-
-
-class Node:
-    """One node of its own cluster, with a bucket to list."""
-
-    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
-        self._port, rpc_port = free_ports(2)
-        self.processes = Processes("/readyz", (200,))
-        place = {
-            "KVSTORE_NAME": "n1", "KVSTORE_DATA_DIR": str(folder / "n1"), "KVSTORE_N": "1",
-            "KVSTORE_HTTP_LISTEN": f"127.0.0.1:{self._port}", "KVSTORE_RPC_LISTEN": f"127.0.0.1:{rpc_port}",
-            "KVSTORE_BOOTSTRAP_EXPECT": "1", "KVSTORE_CLUSTER_KEY": os.urandom(32).hex(),
-            "KVSTORE_LOG_FORMAT": "json",
-        }  # fmt: skip
-        log = folder / "n1.log"
-        self.processes.start(self._port, ["-m", "kvstore", "serve"], log, place | ROOM | settings)
-        self.url = f"http://127.0.0.1:{self._port}"
-        self.session: aiohttp.ClientSession
-
-    async def __aenter__(self) -> Node:
-        await asyncio.to_thread(self.processes.wait_ready)
-        self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        for key in range(KEYS):
-            async with self.session.put(f"{self.url}/v1/kv/b/{key:05}", data=b"v" * VALUE_BYTES) as answer:
-                assert answer.status == 204, answer.status
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.session.close()
-        self.processes.__exit__()
-
-    async def ask(self, outcomes: Outcomes, due_s: float, priority: str) -> None:
-        """One page. Given up when DEADLINE_S after `due_s` there is no answer."""
-        target = f"{self.url}/v1/kv/b?limit={PAGE}&values"
-        headers = {"KV-Priority": priority, "KV-Timeout-Ms": str(int(DEADLINE_S * 1000))}
-        try:
-            async with asyncio.timeout(max(0.001, due_s + DEADLINE_S - time.perf_counter())):
-                async with self.session.get(target, headers=headers) as answer:
-                    body = await answer.read()
-        except (TimeoutError, aiohttp.ClientError) as error:
-            outcomes.gave_up += 1
-            outcomes.reasons[type(error).__name__] += 1
-            return
-        took_s = time.perf_counter() - due_s
-        if answer.status == 200:
-            outcomes.good_s.append(took_s)
-        else:
-            outcomes.shed_s.append(took_s)
-            outcomes.reasons[json.loads(body).get("reason") or str(answer.status)] += 1
-
-    async def closed(self, seconds: float, clients: int) -> float:
-        """Answers per second to so many clients that ask one after the other."""
-        outcomes, ends_s = Outcomes(), time.perf_counter() + seconds
-
-        async def client() -> None:
-            while (now_s := time.perf_counter()) < ends_s:
-                await self.ask(outcomes, now_s, "normal")
-
-        await asyncio.gather(*(client() for _ in range(clients)))
-        return len(outcomes.good_s) / seconds
-
-    async def open(self, per_s: float, seconds: float, priority: str = "normal") -> Outcomes:
-        """A request every 1/per_s seconds, whatever became of those before (no coordinated omission)."""
-        outcomes, began_s = Outcomes(), time.perf_counter()
-        tasks = []
-        for number in range(int(per_s * seconds)):
-            due_s = began_s + number / per_s
-            if (early_s := due_s - time.perf_counter()) > 0:
-                await asyncio.sleep(early_s)
-            tasks.append(asyncio.ensure_future(self.ask(outcomes, due_s, priority)))
-        await asyncio.gather(*tasks)
-        return outcomes
-
-
-async def overload(folder: Path, settings: dict[str, str], seconds: float) -> dict[str, float]:
-    """Three times what the node can do, then half of it until all is as it was."""
-    async with Node(folder, settings) as node:
-        await node.closed(1.0, 8)
-        peak_per_s = await node.closed(seconds / 2, 8)
-        under = await node.open(peak_per_s * OVERLOAD, seconds)
-        ended_s, recovered_s = time.perf_counter(), 0.0
-        while not recovered_s and time.perf_counter() - ended_s < 20:
-            after = await node.open(peak_per_s / 2, 0.5)
-            if len(after.good_s) == after.asked and quantile(after.good_s, 0.99) < DEADLINE_S / 2:
-                recovered_s = time.perf_counter() - ended_s
-        # The machine may have been busy with something else meanwhile: the lower of both is what there was.
-        lower_per_s = min(peak_per_s, await node.closed(seconds / 2, 8))
-    return {
-        "peak before, per s": peak_per_s,
-        "peak after / before": lower_per_s / peak_per_s,
-        "offered / peak before": under.asked / seconds / peak_per_s,
-        "goodput / lower peak": len(under.good_s) / seconds / lower_per_s,
-        "served p99, ms": quantile(under.good_s, 0.99) * 1000,
-        "shed": len(under.shed_s),
-        "shed p50, ms": quantile(under.shed_s, 0.5) * 1000,
-        "shed p99, ms": quantile(under.shed_s, 0.99) * 1000,
-        "gave up": under.gave_up,
-        "normal again after, s": recovered_s or float("inf"),
-    }
-
-
-async def flood(folder: Path, priority: str, seconds: float) -> dict[str, float]:
-    """Clients that ask for a fifth of what the node can do, beside three times of it as `priority`."""
-    async with Node(folder, {}) as node:
-        await node.closed(1.0, 8)
-        peak_per_s = await node.closed(seconds / 2, 8)
-        beside, clients = await asyncio.gather(
-            node.open(peak_per_s * OVERLOAD, seconds, priority), node.open(peak_per_s / 5, seconds)
+    found = [
+        Line(
+            f"three times the capacity, {requests} (control: nothing is limited)",
+            run(overload, {}, seconds, requests),
+            run(overload, OFF, seconds, requests),
+            OVERLOADED,
         )
-    return {
-        "clients served, share": len(clients.good_s) / clients.asked,
-        "clients p50, ms": quantile(clients.good_s, 0.5) * 1000,
-        "clients p99, ms": quantile(clients.good_s, 0.99) * 1000,
-        "flood served, share": len(beside.good_s) / beside.asked,
-    }
+        for requests in ("batches of 20", "pages of 100 keys")
+    ]
+    pages = "pages of 100 keys"
+    return [
+        *found,
+        Line(
+            f"the same, {pages}, each asked for up to five times more at once (control: nothing is limited)",
+            run(overload, {}, seconds, pages, retries=5),
+            run(overload, OFF, seconds, pages, retries=5),
+            {"normal again after, s": (0.0, 30.0)},
+        ),
+        Line(
+            "three times the capacity, by the project's client (control: by clients that retry at once)",
+            run(retries, seconds=seconds),
+            run(naive, seconds=seconds),
+            {"requests / operations": (0.0, 1.1)},
+        ),
+        Line(
+            "clients beside an export of three times the capacity, in the background (control: no limits)",
+            run(flood, {}, seconds),
+            run(flood, OFF, seconds),
+            {"p99 beside / alone": (0.0, 1.2)},
+        ),
+        Line(
+            "a load of all tiers that rises step by step (control: nothing is limited)",
+            run(tiers, {}, seconds, picture),
+            run(tiers, OFF, seconds),
+            {"given up in this order": (1.0, 1.0)},
+        ),
+        Line(
+            "64 descriptors (control: none are kept from clients)",
+            run(descriptors, {}, seconds),
+            run(descriptors, {"KVSTORE_DESCRIPTORS_KEPT": "1"}, seconds),
+            {"crashed": (0.0, 0.0), "normal after release, s": (0.0, 2.0)},
+        ),
+        Line(
+            "256 MiB of memory (control: nothing is limited, and no watermark)",
+            run(memory, {}, seconds),
+            run(memory, OFF | NO_WATERMARK, seconds),
+            {"crashed": (0.0, 0.0), "normal after release, s": (0.0, 2.0)},
+        ),
+    ]
 
 
-async def measure(seconds: float) -> dict[str, list[dict[str, float]]]:
-    """scenario -> [with the mechanism, control]."""
-    with tempfile.TemporaryDirectory() as place:
-        folders = [Path(place, name) for name in ("1", "2", "3", "4")]
-        for folder in folders:
-            folder.mkdir()
-        return {
-            "overload (control: nothing limits what is in flight)": [
-                await overload(folders[0], {}, seconds),
-                await overload(folders[1], OFF, seconds),
-            ],
-            "background flood (control: the flood has the clients' priority)": [
-                await flood(folders[2], "background", seconds),
-                await flood(folders[3], "normal", seconds),
-            ],
-            **await measure_peers(Path(place), seconds * 2),
-        }
+async def measure(seconds: float, only: str = "", picture: Path | None = None) -> dict[str, list[Row]]:
+    """scenario -> [with the mechanism, control]; printed as they come."""
+    figures: dict[str, list[Row]] = {}
+    for line in lines(seconds, picture):
+        if only not in line.scenario:
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            with_it = await line.with_it(Path(place, "with"))
+            control = await line.control(Path(place, "control")) if line.control and with_it else {}
+        figures[line.scenario] = [with_it, control]
+        show(line, with_it, control)
+    return figures
+
+
+def show(line: Line, with_it: Row, control: Row) -> None:
+    print(f"\n{line.scenario}\n{'':44}{'with':>10}{'control':>10}   goal")
+    for name, figure in with_it.items():
+        goal = ""
+        if name in line.goals:
+            low, high = line.goals[name]
+            bound = f"at least {low:g}" if high == ANY else f"at most {high:g}" if low < high else f"{low:g}"
+            goal = f"{bound}{'' if low <= figure <= high else '   MISSED'}"
+        beside = f"{control[name]:>10.4g}" if name in control else f"{'-':>10}"
+        print(f"  {name:42}{figure:>10.4g}{beside}   {goal}", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
+    parser.add_argument("--only", default="", help="scenarios with this word in their name")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        default=Path("benchmarks/results/local/pressure-tiers.png"),
+        help="picture of the load that rises",
+    )
     arguments = parser.parse_args()
-    figures: dict[str, list[dict[str, Any]]] = asyncio.run(measure(arguments.seconds))
-    for scenario, (with_it, control) in figures.items():
-        print(f"\n{scenario}\n{'':28}{'with':>12}{'control':>12}")
-        for name, figure in with_it.items():
-            print(f"  {name:26}{figure:>12.4g}{control[name]:>12.4g}")
+    figures = asyncio.run(measure(arguments.seconds, arguments.only, arguments.plot))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=2))
     return 0

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from kvstore.core import sibling
-from kvstore.core.message import Get, Put
+from kvstore.core.message import Put
 from kvstore.core.outcome import OK, UNKNOWN
 from kvstore.core.preference_list import by_reach
 from kvstore.core.sibling import Version
