@@ -152,7 +152,6 @@ def _schemas() -> dict[str, Any]:
         ("id", "content_type"),
     )  # fmt: skip
     entries = {"type": "array", "items": {"$ref": "#/components/schemas/Sibling"}}
-    amounts, seconds = {"count": integer, "bytes": integer}, {"type": ["number", "null"]}
     siblings = {"siblings": entries, "context": _TEXT, "etag": _TEXT}
     fields: dict[str, Any] = dict.fromkeys(FIELDS, _TEXT)
     fields |= {"op": {"type": "string", "enum": [*METHODS]}, "options": {"type": "object"}}
@@ -198,19 +197,27 @@ def _schemas() -> dict[str, Any]:
         ),
         "Tasks": _object({"tasks": {"type": "array", "items": {"$ref": "#/components/schemas/Task"}}}),
         "Properties": _object(_properties()),
-        "Hints": _object(
-            {"node": _TEXT, "delivered": integer, "dropped": integer, "marks": integer, **amounts,
-             "count_max": integer, "bytes_max": integer,
-             "targets": {"type": "array", "items": _object(
-                 {"id": _TEXT, "name": _TEXT, "in_reach": flag, "oldest_age_s": seconds,
-                  "next_attempt_s": seconds, **amounts})}},
-            ("node", "targets", *amounts),
-        ),
+        **_hints(),
         **_degradation(),
         "Buckets": _object({"buckets": {"type": "array", "items": {"$ref": "#/components/schemas/Bucket"}}}),
         "Bucket": _object(
             {"bucket": _TEXT, "explicit": flag, "properties": {"$ref": "#/components/schemas/Properties"}},
             ("bucket", "explicit", "properties"),
+        ),
+    }  # fmt: skip
+
+
+def _hints() -> dict[str, Any]:
+    integer, seconds = {"type": "integer"}, {"type": ["number", "null"]}
+    amounts = {"count": integer, "bytes": integer}
+    return {
+        "Hints": _object(
+            {"node": _TEXT, "delivered": integer, "dropped": integer, "marks": integer, **amounts,
+             "count_max": integer, "bytes_max": integer,
+             "targets": {"type": "array", "items": _object(
+                 {"id": _TEXT, "name": _TEXT, "in_reach": {"type": "boolean"}, "oldest_age_s": seconds,
+                  "next_attempt_s": seconds, **amounts})}},
+            ("node", "targets", *amounts),
         ),
     }  # fmt: skip
 

@@ -24,10 +24,8 @@ nodes store it.
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from kvstore.core.encoding import decode_context, decode_state
@@ -36,6 +34,7 @@ from kvstore.core.sibling import Version
 from kvstore.core.vector_clock import CausalContext, Dot
 from kvstore.errors import KVStoreError
 from kvstore.node.ports import Kind, Write
+from kvstore.simulation.known_writes import HeldState, KnownKey
 from kvstore.storage.memory import DiskObserver
 
 _HOME = b""
@@ -56,21 +55,10 @@ class Breach(NamedTuple):
     at_s: float
 
 
-class _State(NamedTuple):
-    """One state as bits. `dropped`: covered and not held. `unexplained`: dropped, by nobody's token."""
-
-    live: int
-    known: int
-    dropped: int
-    unexplained: int
-    context: CausalContext
-    collected: bool = False
-
-
 _Slot = tuple[bytes, bytes]
 """(full key, _HOME or the record key of a hint)."""
 
-_Held = dict[bytes, _State]
+_Held = dict[bytes, HeldState]
 """What one node holds of one key, by _HOME or record key of the hint."""
 
 
@@ -87,66 +75,7 @@ class _Disk:
         self.now: dict[bytes, _Held] = {}
         self.durable: dict[bytes, _Held] = {}
         self.before_loss: list[dict[bytes, _Held]] = [{}]
-        self.pending: deque[list[tuple[_Slot, _State | None]]] = deque()
-
-
-@dataclass(slots=True)
-class _Of:
-    """The dots of one replica id on one key: counters in order, and the bits up to each."""
-
-    counters: list[int]
-    bits: list[int]
-
-
-class _Key:
-    """One key's dots by order of birth, and for each the dots that its token covered."""
-
-    __slots__ = ("at", "collected", "covers", "names", "of", "states", "versions")
-
-    def __init__(self) -> None:
-        self.at: dict[Dot, int] = {}
-        self.names: list[Dot] = []
-        self.versions: list[Version] = []
-        self.covers: list[int] = []
-        self.of: dict[int, _Of] = {}
-        self.states: dict[bytes, _State] = {}
-        self.collected = 0
-
-    def bits_of(self, context: CausalContext) -> int:
-        """Those of the known dots that the context covers."""
-        bits = 0
-        for replica_id, counter in context.vector.items():
-            if of := self.of.get(replica_id):
-                bits |= of.bits[bisect_right(of.counters, counter)]
-        for dot in context.cloud:
-            if (at := self.at.get(dot)) is not None:
-                bits |= 1 << at
-        return bits
-
-    def add(self, dot: Dot, version: Version) -> int:
-        at = self.at[dot] = len(self.names)
-        self.names.append(dot)
-        self.versions.append(version)
-        self.covers.append(0)
-        of = self.of.setdefault(dot[0], _Of([], [0]))
-        insort(of.counters, dot[1])
-        of.bits = [0]
-        for counter in of.counters:
-            of.bits.append(of.bits[-1] | 1 << self.at[dot[0], counter])
-        return at
-
-    def superseded_within(self, bits: int) -> int:
-        """Dots covered by the token of one of these. The newest cover most, so they come first."""
-        covered, rest = 0, bits
-        while rest:
-            at = rest.bit_length() - 1
-            covered |= self.covers[at]
-            rest &= ~(covered | 1 << at)
-        if bits & ~covered & (bits & ~covered) - 1:  # more than one left: look at all of them
-            for at in range(bits.bit_length()):
-                if bits >> at & 1:
-                    covered |= self.covers[at]
-        return covered
+        self.pending: deque[list[tuple[_Slot, HeldState | None]]] = deque()
 
 
 class Invariants:
@@ -164,7 +93,7 @@ class Invariants:
         """How often each hook had something to check: a run that checked nothing proves nothing."""
         self._read_hint, self.now = hint_reader, now
         self._disks: dict[str, _Disk] = {}
-        self._keys: dict[bytes, _Key] = {}
+        self._keys: dict[bytes, KnownKey] = {}
         self._key_of: dict[Dot, bytes] = {}
         self._tokens: dict[bytes, CausalContext] = {}
 
@@ -199,7 +128,7 @@ class Invariants:
         """A synced write was acknowledged, now, with this encoded context."""
         self.durable(key, context, w)
         wanted = decode_context(context)
-        known = self._keys.setdefault(key, _Key())
+        known = self._keys.setdefault(key, KnownKey())
         bits = known.bits_of(wanted)
         newest = bits & ~known.superseded_within(bits)
         if newest.bit_count() != 1:
@@ -225,7 +154,7 @@ class Invariants:
 
     def applied(self, node: str, batch: Sequence[Write]) -> None:
         disk = self._disk(node)
-        changes: list[tuple[_Slot, _State | None]] = []
+        changes: list[tuple[_Slot, HeldState | None]] = []
         for kind, _, record_key, value in batch:
             if kind is Kind.DATA:
                 key, where, state = record_key, _HOME, value
@@ -298,7 +227,7 @@ class Invariants:
 
     def _apply(
         self, node: str, disk: _Disk, key: bytes, where: bytes, encoded: bytes | None
-    ) -> _State | None:
+    ) -> HeldState | None:
         self.checked["states"] += 1
         held = disk.now.setdefault(key, {})
         before = held.get(where)
@@ -325,7 +254,7 @@ class Invariants:
         held[where] = read
         return read
 
-    def _check_succession(self, key: bytes, node: str, before: _State, after: _State) -> None:
+    def _check_succession(self, key: bytes, node: str, before: HeldState, after: HeldState) -> None:
         known = self._keys[key]
         if returned := after.live & before.dropped:
             why = "collected" if before.collected else "dropped"
@@ -334,7 +263,7 @@ class Invariants:
         if forgotten and not before.collected:
             self._breach("I4", key, node, f"has forgotten {self._dots(known, forgotten)}")
 
-    def _check(self, key: bytes, node: str, state: _State | None) -> None:
+    def _check(self, key: bytes, node: str, state: HeldState | None) -> None:
         """A dot that some home has collected was superseded by what is gone with it."""
         if state is not None and state.unexplained:
             known = self._keys[key]
@@ -342,11 +271,11 @@ class Invariants:
                 dots = self._dots(known, wrong)
                 self._breach("I2", key, node, f"covers {dots}, neither held nor superseded by what it covers")
 
-    def _read(self, key: bytes, encoded: bytes, node: str, *, minted: bool) -> _State | None:
+    def _read(self, key: bytes, encoded: bytes, node: str, *, minted: bool) -> HeldState | None:
         """None for what does not parse."""
         known = self._keys.get(key)
         if known is None:
-            known = self._keys[key] = _Key()
+            known = self._keys[key] = KnownKey()
         state = known.states.get(encoded)
         if state is not None:
             return state
@@ -375,13 +304,13 @@ class Invariants:
             unexplained &= ~known.superseded_within(bits)
         if len(known.states) >= _MEMO_MAX:
             known.states.clear()
-        state = known.states[encoded] = _State(live, bits, dropped, unexplained, context)
+        state = known.states[encoded] = HeldState(live, bits, dropped, unexplained, context)
         return state
 
     def _born(
         self,
         key: bytes,
-        known: _Key,
+        known: KnownKey,
         dot: Dot,
         version: Version,
         siblings: Iterable[Dot],
@@ -407,7 +336,7 @@ class Invariants:
         known.covers[at] = covered & ~(1 << at)
         return at
 
-    def _dots(self, known: _Key, bits: int) -> str:
+    def _dots(self, known: KnownKey, bits: int) -> str:
         named = [f"{known.names[at]} ({known.versions[at].operation_id!r})" for at in _positions(bits)]
         return ", ".join(named) or "no dot"
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.processes.pressure import Node, quantile
+from tests.processes.pressure_load import quantile
+from tests.processes.pressure_rig import Node
 from tests.strangers.memory import MIB, resident_bytes
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(300)]
@@ -86,8 +87,7 @@ async def load(node: Node, seconds: float) -> Served:
 
 @asynccontextmanager
 async def slow_clients(node: Node, seconds: float) -> AsyncIterator[asyncio.subprocess.Process]:
-    (port,) = node.processes.ports
-    arguments = ["-m", "tests.strangers.slow_clients", str(port), str(SLOW), SLOW_FROM, str(seconds)]
+    arguments = ["-m", "tests.strangers.slow_clients", str(node.port), str(SLOW), SLOW_FROM, str(seconds)]
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
     try:
         yield process
@@ -100,7 +100,7 @@ async def slow_clients(node: Node, seconds: float) -> AsyncIterator[asyncio.subp
 async def beside(folder: Path, settings: dict[str, str]) -> tuple[float, Served, dict[str, int], int]:
     """(p99 without slow clients, what was served beside them, what they saw, bytes that the node grew by)."""
     async with Node(folder, settings) as node:
-        pid = node.processes.pid(node.processes.ports[0])
+        pid = node.pid
         await load(node, 2.0)
         before, alone = resident_bytes(pid), await load(node, SECONDS / 2)
         async with slow_clients(node, SECONDS + 4.0) as process:
