@@ -16,7 +16,7 @@ homes hold the merge durably, which whoever asks sees to. It is an acknowledgeme
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from kvstore.core.encoding import read_own
@@ -60,6 +60,6 @@ def dots_of(states: Iterable[bytes], operation_id: bytes) -> list[Dot]:
     return list(found)
 
 
-def outcome_of(dots: Iterable[Dot], *, acks: int, w: int) -> str:
+def outcome_of(dots: Sequence[Dot], *, acks: int, w: int) -> str:
     """`acks`: homes that hold durably the merge of states which hold these dots."""
-    return OK if any(True for _ in dots) and acks >= w else UNKNOWN
+    return OK if dots and acks >= w else UNKNOWN
