@@ -59,7 +59,7 @@ bench-growth: $(STAMP) ## what a get and a put cost from 10,000 to KEYS keys [10
 bench-scale: $(STAMP) ## messages, bytes and memory from 3 to 1,000 nodes, checked in the simulator
 	@$(BIN)/python -m benchmarks.scale
 
-pressure: $(STAMP) ## a node under three times its load, each figure beside its control, about 2 minutes
+pressure: $(STAMP) ## a node under more than it can bear, each figure beside its control, about 4 minutes
 	@$(BIN)/python -m tests.processes.pressure
 
 compose-up: ## the five nodes in containers, on 127.0.0.1:8001 to 8005; makes deploy/.env once
