@@ -61,7 +61,7 @@ bench-growth: $(STAMP) ## what a get and a put cost from 10,000 to KEYS keys [10
 bench-scale: $(STAMP) ## messages, bytes and memory from 3 to 1,000 nodes, checked in the simulator
 	@$(BIN)/python -m benchmarks.scale
 
-pressure: $(STAMP) ## a node under three times its load, or beside a slow one, each figure with its control, about 5 minutes
+pressure: $(STAMP) ## nodes under more than they can bear, each figure beside its control, about 6 minutes
 	@$(BIN)/python -m tests.processes.pressure
 
 strangers: $(STAMP) ## what strangers may try, counted: frames, bodies, credentials, slow clients; 10 minutes

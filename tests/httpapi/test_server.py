@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import socket
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from kvstore.core.limits import DEFAULT_LIMITS
 from kvstore.errors import ConfigError
 from kvstore.httpapi import HttpServer
+from kvstore.machine import descriptors_open
 from tests.httpapi.conftest import DEADLINE_S, Api, Start, until
 from tests.httpapi.fake_service import FakeService
 
@@ -311,3 +315,54 @@ async def test_metrics_speak_openmetrics_and_other_rooms_add_theirs(api: Api) ->
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
     assert b"kvstore_elsewhere_total 1.0" in answer.body
     assert answer.body.endswith(b"# EOF\n")
+
+
+# --- descriptors ----------------------------------------------------------------------------------------
+
+
+def _all_descriptors() -> list[int]:
+    """Takes what is left of them."""
+    taken = []
+    with suppress(OSError):
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    return taken
+
+
+async def test_the_node_goes_on_accepting_after_it_was_out_of_descriptors(start: Start) -> None:
+    """Whether by a pause or by a descriptor in reserve: the loop's own way of accepting survives EMFILE."""
+    api: Api = await start()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)  # asyncio reports each
+    assert (await api.get(K)).status == 404
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    clients = [socket.socket() for _ in range(20)]
+    for client in clients:
+        client.setblocking(False)
+    taken: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors_open() + 20, before[1]))
+        taken = _all_descriptors()
+        for client in clients:
+            with suppress(BlockingIOError):
+                client.connect((api.host, api.port))
+        assert (await api.get(K)).status == 404, "the connection that is there is served"
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for client in clients:
+            client.close()
+    async with asyncio.timeout(DEADLINE_S):
+        async with api.raw() as (reader, writer):
+            writer.write(REQUEST)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 404 ")
+
+
+async def test_fewer_connections_can_be_allowed_while_it_runs(start: Start) -> None:
+    api: Api = await start()
+    assert (await api.get(K)).status == 404
+    api.server.bound_connections(1)
+    assert b" 503 " in await api.first_answer(REQUEST)
+    api.server.bound_connections(10_000)
+    assert b" 404 " in await api.first_answer(REQUEST)
+    assert api.server._pool.connections_max == DEFAULT_LIMITS.connections_max
