@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 from tests.processes.pressure_flood import flood
 from tests.processes.pressure_overload import overload
+from tests.processes.pressure_peers import OFF as NO_HEDGES
+from tests.processes.pressure_peers import gray, stalled
 from tests.processes.pressure_resources import NO_WATERMARK, descriptors, memory
 from tests.processes.pressure_retries import naive, retries
 from tests.processes.pressure_rig import OFF
@@ -41,6 +43,7 @@ class Line(NamedTuple):
 
 
 ANY = float("inf")
+PEERS_LONGER = 2.5  # their p99 is of 200 requests a second
 OVERLOADED = {
     "goodput / lower peak": (0.8, ANY),
     "served p99 / at peak": (0.0, 2.0),
@@ -88,6 +91,18 @@ def lines(seconds: float, picture: Path | None) -> list[Line]:
             run(tiers, {}, seconds, picture),
             run(tiers, OFF, seconds),
             {"given up in this order": (1.0, 1.0)},
+        ),
+        Line(
+            "one home of three is 200 ms late (control: no hedges, no latency breaker)",
+            run(gray, {}, seconds * PEERS_LONGER),
+            run(gray, NO_HEDGES, seconds * PEERS_LONGER),
+            {"p99 / (2x before + a hedge delay)": (0.0, 1.0), "hedges / read": (0.0, 0.05)},
+        ),
+        Line(
+            "one node of five stands still, again and again (control: the same)",
+            run(stalled, {}, seconds * PEERS_LONGER),
+            run(stalled, NO_HEDGES, seconds * PEERS_LONGER),
+            {"others p99, meanwhile / before": (0.0, 1.2)},
         ),
         Line(
             "64 descriptors (control: none are kept from clients)",

@@ -39,13 +39,11 @@ async def test_what_is_sent_through_the_proxy_arrives_later_and_in_order() -> No
 @pytest.mark.processes
 @pytest.mark.timeout(180)
 async def test_a_home_that_is_late_slows_reads_by_a_hedge_and_not_by_its_delay(tmp_path: Path) -> None:
-    for folder in ("with", "control"):
-        (tmp_path / folder).mkdir()
     with_it = await gray(tmp_path / "with", {}, 8.0)
     control = await gray(tmp_path / "control", OFF, 8.0)
     assert with_it["read p99 meanwhile, ms"] < 150 < control["read p99 meanwhile, ms"]
-    assert with_it["hedges/read, goal <= 0.05"] < 0.1
-    assert control["hedges/read, goal <= 0.05"] == 0
+    assert with_it["hedges / read"] < 0.1
+    assert control["hedges / read"] == 0
     assert with_it["in its turn again after, s"] < 20
 
 
@@ -53,8 +51,6 @@ async def test_a_home_that_is_late_slows_reads_by_a_hedge_and_not_by_its_delay(t
 @pytest.mark.processes
 @pytest.mark.timeout(180)
 async def test_a_node_that_stands_still_takes_no_places_from_other_keys(tmp_path: Path) -> None:
-    for folder in ("with", "control"):
-        (tmp_path / folder).mkdir()
     with_it = await stalled(tmp_path / "with", {}, 6.0)
     control = await stalled(tmp_path / "control", OFF, 6.0)
     assert with_it["others failed"] + with_it["its own failed"] == 0
