@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import tracemalloc
 
 import msgpack
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from kvstore.core.limits import DEFAULT_LIMITS
 from kvstore.core.message import Held, Read, Reply, Request, Store, Stored
-from kvstore.errors import PeerTimeout
+from kvstore.errors import NotReady, PeerTimeout
 from kvstore.rpc import wire
 from kvstore.rpc.peer_server import PeerServer
 from tests.rpc.support import BOB, CARL, Network, Told, echo, error_of, eventually, frames_of, identity
@@ -208,6 +207,14 @@ async def test_replies_nobody_asked_for_are_ignored(network: Network) -> None:
 # --- fuzz -----------------------------------------------------------------------------------------------
 
 
+def read_and_store(_sender: str, request: Request, _deadline_s: float) -> Reply:
+    if isinstance(request, Read):
+        return Held(True)
+    if isinstance(request, Store):
+        return Stored()
+    raise NotReady("garbled into a request of another kind")
+
+
 def fuzz(seed: int, rounds: int) -> tuple[int, int]:
     """(frames that ended their connection, frames that did not). Raises what the server raises."""
 
@@ -215,7 +222,7 @@ def fuzz(seed: int, rounds: int) -> tuple[int, int]:
         broken: list[object] = []
         server = PeerServer(
             identity(BOB),
-            lambda _, request, deadline_s: Stored() if isinstance(request, Store) else Held(True),
+            read_and_store,
             report=lambda event, **fields: broken.append(fields) if event == "request failed" else None,
         )
         await server.start("127.0.0.1:0")
@@ -240,19 +247,3 @@ def fuzz(seed: int, rounds: int) -> tuple[int, int]:
 @given(st.integers(0, 2**32))
 def test_garbled_requests_end_a_connection_or_are_answered(seed: int) -> None:
     fuzz(seed, 20)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_hundred_thousand_garbled_requests() -> None:
-    """No crash, and memory stays where it was (traced for the last tenth: tracing costs time)."""
-    ended, lived = fuzz(20240611, 90_000)
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        fuzz(20240612, 10_000)
-        assert tracemalloc.get_traced_memory()[0] - before < 200_000
-    finally:
-        tracemalloc.stop()
-    assert ended > 20_000  # it did something
-    assert lived > 5_000

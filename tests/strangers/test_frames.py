@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from kvstore.core.message import Held, Read, Reply, Request, Store, Stored
-from kvstore.errors import NotReady
+from kvstore.core.message import Reply, Request, Store
 from kvstore.rpc import wire
 from kvstore.rpc.frames import Sealer
 from kvstore.rpc.peer_server import PeerServer
 from tests.rpc.support import BOB, identity
+from tests.rpc.test_hostile import read_and_store
 from tests.rpc.wireless import STORE, Wireless, garbled
 from tests.strangers.memory import MIB, resident_bytes
 
@@ -46,14 +46,10 @@ class Server:
         finally:
             await server.close(0)
 
-    def _answer(self, _sender: str, request: Request, _deadline_s: float) -> Reply:
+    def _answer(self, sender: str, request: Request, deadline_s: float) -> Reply:
         if self.keep:
             self.taken.append(request)
-        if isinstance(request, Store):
-            return Stored()
-        if isinstance(request, Read):
-            return Held(True)
-        raise NotReady("altered into a request of another kind")
+        return read_and_store(sender, request, deadline_s)
 
 
 # --- mutated ------------------------------------------------------------------------------------------------
