@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 QUANTILE = 0.99
 FLOOR_S = 0.01  # below it a pause of the other side's loop looks late
-CEILING_S = 0.25  # half of the time that a peer has to answer
+CEILING_S = 0.1  # whatever pauses of this machine the latest answers tell of; the budget bounds what it costs
 SAVED_FIRST, SAVED_MAX = 10.0, 100.0
 """Hedges that are saved up: at a start, and at most. As many come at once when a home begins to be late."""
 

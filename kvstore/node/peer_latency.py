@@ -12,7 +12,7 @@ from kvstore.core.membership import NodeId
 
 WINDOW_S = 0.1
 _WINDOW_MAX = 256  # answers of one window that are looked at
-_RECENT = 512  # of the latest answers of a peer: what the quantile is of
+_RECENT = 256  # of the latest answers of a peer: what the quantile is of
 FRESH_S = 10.0
 """What a peer took longer ago tells nothing about how slow the others are."""
 

@@ -102,7 +102,7 @@ def lines(seconds: float, picture: Path | None) -> list[Line]:
             "one node of five stands still, again and again (control: the same)",
             run(stalled, {}, seconds * PEERS_LONGER),
             run(stalled, NO_HEDGES, seconds * PEERS_LONGER),
-            {"others p99, meanwhile / before": (0.0, 1.2)},
+            {"others p99, stopped / going": (0.0, 1.2)},
         ),
         Line(
             "64 descriptors (control: none are kept from clients)",

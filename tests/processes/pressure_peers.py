@@ -3,8 +3,8 @@
 - gray: what others send to one of three nodes arrives 200 ms late (slow_proxy.py); its gossip goes on.
   The p99 of quorum reads of all keys, before and meanwhile, the onset included.
 - stalled: one of five nodes is stopped (SIGSTOP) and let go again and again. The p99 of reads of the keys
-  it is no home of, before and meanwhile. Each node works on eight requests at once, so that those
-  that wait for the stalled one would take the places of the others.
+  it is no home of, while it goes and while it is stopped. Each node works on eight requests at once, so
+  that those that wait for the stalled one would take the places of the others.
 
 The control is the same cluster with hedges and the latency breaker switched off by their settings. A
 request that is not answered well counts as one that took as long as clients wait.
@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
 import signal
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,15 @@ KEYS, VALUE_BYTES, BUCKET = 500, 100, "b"
 RATE_PER_S = 200.0
 TIMEOUT_S = 2.0
 GRAY_S = 0.2
-STOPPED_S, GOING_S = 1.5, 1.5
+STOPPED_S, GOING_S = 1.5, 2.0
+AFTER_S = 0.5  # reads that waited for it end so much later at the latest: their deadline between nodes
 FEW_AT_ONCE = {"KVSTORE_IN_FLIGHT_MAX": "8", "KVSTORE_IN_FLIGHT_MIN": "8"}
 OFF = {"KVSTORE_HEDGE_DELAY_S": "1000", "KVSTORE_SLOW_PEER_FACTOR": "1000000"}
 BACK_S_MAX = 20.0
 
 Figures = dict[str, float]
+Took = list[tuple[float, float]]
+"""(when it was due on the clock of perf_counter, seconds that it took) of each read."""
 
 
 class Cluster:
@@ -103,12 +108,12 @@ class Cluster:
             return TIMEOUT_S
         return time.perf_counter() - due_s if answer.status == 200 else TIMEOUT_S
 
-    async def load(self, seconds: float, targets: Sequence[tuple[int, int]]) -> list[list[float]]:
-        """Reads of (port, key) in turn, one every 1/RATE_PER_S; the seconds that each target's took."""
-        took: list[list[float]] = [[] for _ in targets]
+    async def load(self, seconds: float, targets: Sequence[tuple[int, int]]) -> list[Took]:
+        """Reads of (port, key) in turn, one every 1/RATE_PER_S; what became of those of each target."""
+        took: list[Took] = [[] for _ in targets]
 
         async def one(at: int, due_s: float) -> None:
-            took[at].append(await self.read(*targets[at], due_s))
+            took[at].append((due_s, await self.read(*targets[at], due_s)))
 
         began_s, tasks = time.perf_counter(), []
         for number in range(int(RATE_PER_S * seconds)):
@@ -159,9 +164,12 @@ class Cluster:
             return await answer.json(content_type=None)
 
 
-def p99_ms(took: Sequence[Sequence[float]]) -> float:
-    ordered = sorted(seconds for each in took for seconds in each)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1000
+def p99_ms(reads: Took) -> float:
+    return quantile([took_s for _, took_s in reads], 0.99) * 1000
+
+
+def failed(reads: Took) -> int:
+    return sum(took_s == TIMEOUT_S for _, took_s in reads)
 
 
 async def gray(folder: Path, settings: dict[str, str], seconds: float) -> Figures:
@@ -169,10 +177,10 @@ async def gray(folder: Path, settings: dict[str, str], seconds: float) -> Figure
     async with Cluster(folder, 3, settings) as cluster:
         targets = [(cluster.ports[key % 3], key) for key in range(KEYS)]
         await cluster.load(2.0, targets)
-        before_ms = p99_ms(await cluster.load(seconds, targets))
+        before_ms = p99_ms(list(chain(*await cluster.load(seconds, targets))))
         hedges = await cluster.counted("kvstore_hedges_total")
         cluster.proxy.delay_s = GRAY_S
-        took = await cluster.load(seconds, targets)
+        took = list(chain(*await cluster.load(seconds, targets)))
         delay_s = await cluster.counted("kvstore_hedge_delay_seconds") / 3
         hedges = await cluster.counted("kvstore_hedges_total") - hedges
         assert cluster.proxy.delayed_bytes, "nothing was delayed"
@@ -183,48 +191,65 @@ async def gray(folder: Path, settings: dict[str, str], seconds: float) -> Figure
         "read p99 before, ms": before_ms,
         "read p99 meanwhile, ms": gray_ms,
         "p99 / (2x before + a hedge delay)": gray_ms / (2 * before_ms + delay_s * 1000),
-        "hedges / read": hedges / sum(map(len, took)),
+        "hedges / read": hedges / len(took),
         "in its turn again after, s": back_s,
     }
 
 
 async def stalled(folder: Path, settings: dict[str, str], seconds: float) -> Figures:
-    """One of five nodes stands still."""
+    """One of five nodes stands still.
+
+    Both figures are of one load, taken in turns: so is whatever else the machine does meanwhile.
+    """
     async with Cluster(folder, 5, FEW_AT_ONCE | settings) as cluster:
         still = cluster.ports[-1]
+        others = [key for key, homes in enumerate(cluster.homes) if still not in homes]
+        its_own = [key for key, homes in enumerate(cluster.homes) if still in homes][: len(others) // 2]
         targets = []
-        for key, homes in enumerate(cluster.homes):
-            living = [port for port in homes if port != still]
-            targets.append((living[key % len(living)], key))
-        is_other = [still not in homes for homes in cluster.homes]
+        for at, key in enumerate([*others, *its_own]):
+            living = [port for port in cluster.homes[key] if port != still]
+            targets.append((living[at % len(living)], key))
+        random.Random(1).shuffle(targets)
         await cluster.load(2.0, targets)
-        before = await cluster.load(seconds, targets)
-        load = asyncio.ensure_future(cluster.load(seconds, targets))
-        stops = 0
-        while not load.done():
-            cluster.processes.send(still, signal.SIGSTOP)
-            await asyncio.sleep(STOPPED_S)
-            stops += _is_stopped(cluster.processes.pid(still))
-            cluster.processes.send(still, signal.SIGCONT)
-            await asyncio.sleep(GOING_S)
+        load = asyncio.ensure_future(cluster.load(2 * seconds, targets))
+        stops = await _stop_and_go(cluster, still, load)
         assert stops, "it was never stopped"
-        meanwhile = await load
-    others_before, others = _those(before, is_other), _those(meanwhile, is_other)
-    its_own = _those(meanwhile, [not other for other in is_other])
-    failed = sum(seconds == TIMEOUT_S for each in others for seconds in each)
+        took = dict(zip([key for _, key in targets], await load, strict=True))
+    of_others = [read for key in others for read in took[key]]
+    of_its_own = [read for key in its_own for read in took[key]]
+    going = [read for read in of_others if not _is_within(read[0], stops)]
+    meanwhile = [read for read in of_others if _is_within(read[0], stops)]
     return {
-        "others p99 before, ms": p99_ms(others_before),
-        "others p99 meanwhile, ms": p99_ms(others),
-        "others p99, meanwhile / before": p99_ms(others) / p99_ms(others_before),
-        "others failed": failed,
-        "its own p99, ms": p99_ms(its_own),
-        "its own failed": sum(seconds == TIMEOUT_S for each in its_own for seconds in each),
+        "others p99 going, ms": p99_ms(going),
+        "others p99 stopped, ms": p99_ms(meanwhile),
+        "others p99, stopped / going": p99_ms(meanwhile) / p99_ms(going),
+        "others failed": failed(of_others),
+        "its own p99, ms": p99_ms(of_its_own),
+        "its own failed": failed(of_its_own),
     }
+
+
+async def _stop_and_go(cluster: Cluster, port: int, load: asyncio.Future[Any]) -> list[tuple[float, float]]:
+    """Until the load ends; from when to when it was stopped, or reads still waited for it."""
+    stops = []
+    while not load.done():
+        await asyncio.sleep(GOING_S)
+        began_s = time.perf_counter()
+        cluster.processes.send(port, signal.SIGSTOP)
+        await asyncio.sleep(STOPPED_S)
+        if _is_stopped(cluster.processes.pid(port)):
+            stops.append((began_s, time.perf_counter() + AFTER_S))
+        cluster.processes.send(port, signal.SIGCONT)
+    return stops
+
+
+def _is_within(at_s: float, spans: Sequence[tuple[float, float]]) -> bool:
+    return any(from_s <= at_s < to_s for from_s, to_s in spans)
 
 
 def _is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
 
 
-def _those(took: Sequence[list[float]], chosen: Sequence[bool]) -> list[list[float]]:
-    return [each for each, is_chosen in zip(took, chosen, strict=True) if is_chosen]
+def quantile(times_s: Sequence[float], share: float) -> float:
+    return sorted(times_s)[min(len(times_s) - 1, int(len(times_s) * share))]
