@@ -85,6 +85,9 @@ class Service(Protocol):
     def cluster(self) -> dict[str, Any]:
         """Ready for JSON: members with addresses, domains, state, share of the partitions."""
 
+    def keeps(self, bucket: str, key: bytes, /) -> bool:
+        """Whether this node is a home of the key, as far as it knows."""
+
     def clocks(self) -> tuple[dict[str, int], int]:
         """(ms by which each peer's clock is ahead of ours, times refused as too far ahead)."""
 

@@ -39,6 +39,7 @@ from kvstore.core.message import (
     Stored,
     Written,
 )
+from kvstore.core.ring import full_key, partition_of
 from kvstore.errors import KVStoreError, StorageError, StorageFailed
 from kvstore.node.background import Background
 from kvstore.node.bucket_changes import BucketChanges
@@ -345,6 +346,11 @@ class Node:
 
     def cluster(self) -> dict[str, Any]:
         return self._explainer.cluster(self.gossip.drift_ms)
+
+    def keeps(self, bucket: str, key: bytes) -> bool:
+        """Raises NotReady."""
+        n = self.registry.properties(bucket).n
+        return self.node_id in self.view.homes(partition_of(full_key(bucket, key)), n)
 
     def clocks(self) -> tuple[dict[str, int], int]:
         return {self.name_of(n): ms for n, ms in self.gossip.drift_ms.items()}, self.time.refused

@@ -225,6 +225,9 @@ class FakeService:
     def cluster(self) -> dict[str, Any]:
         return {"cluster_id": "c1", "members": [{"id": NODE_ID, "name": "n1"}]}
 
+    def keeps(self, bucket: str, key: bytes, /) -> bool:
+        return bucket != "elsewhere"
+
     def clocks(self) -> tuple[dict[str, int], int]:
         return {"n2": -1500}, 4
 
