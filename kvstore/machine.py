@@ -89,8 +89,8 @@ def check_budgets(limits: Limits, cache_bytes: int) -> list[str]:
     if allowed < wanted:
         fit = connections_within(allowed, ENGINE_FILES, limits.connections_max, limits.descriptors_kept)
         found.append(
-            f"{allowed} descriptors are too few for connections_max={limits.connections_max}: about {fit} "
-            f"clients fit; ulimit -n {wanted}, or lower connections_max"
+            f"{allowed} descriptors are too few for connections_max={limits.connections_max}: {fit} "
+            f"clients fit beside all files of the engine; ulimit -n {wanted}, or lower connections_max"
         )
     memory = limits.memory_max_bytes or _group_memory_bytes()
     needed = cache_bytes + 160 * MIB  # an idle node, and its write buffers

@@ -49,7 +49,7 @@ def test_too_few_descriptors_are_told_with_the_remedy(monkeypatch: pytest.Monkey
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (500, 500))
     (warning, *_) = check_budgets(DEFAULT_LIMITS, MIB)
-    assert warning.startswith("500 descriptors are too few for connections_max=512: about 220 clients fit")
+    assert warning.startswith("500 descriptors are too few for connections_max=512: 220 clients fit")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
     with pytest.raises(ConfigError, match="may open 64 files") as error:
         check_budgets(DEFAULT_LIMITS, MIB)

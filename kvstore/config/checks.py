@@ -181,6 +181,8 @@ _AT_MOST = (
     ("scan_bytes_max", "frame_bytes_max", "a replica's page fits no frame"),
     ("frame_bytes_max", "peer_outbox_bytes_max", "the largest frame fits no outbox"),
     ("request_timeout_s", "request_timeout_max_s", "the default is more than may be asked for"),
+    ("disk_free_read_only_bytes", "disk_free_background_bytes", "writes would stop before background work"),
+    ("disk_free_background_bytes", "disk_free_warn_bytes", "background work would stop before the warning"),
 )
 """(smaller, larger, what happens otherwise)"""
 

@@ -87,7 +87,7 @@ class DataRoutes:
     async def write(self, call: Call, value: bytes, *, tombstone: bool = False) -> Reply:
         service = self._service
         if self._growth.mark >= Mark.NO_GROWTH and not tombstone:
-            self._growth.check(call)
+            self._growth.check(call, kept_here=service.keeps(call.bucket, call.key))
         written = await service.put(to_put(call, service, value, tombstone=tombstone))
         key = full_key(call.bucket, call.key)
         token = seal_encoded(written.context, key, service.signing_key)

@@ -25,6 +25,7 @@ class Growth(Collector):
         self.mark = Mark.NORMAL
         self.marks: dict[str, Mark] = {}
         self.why = ""
+        self._disk = False
         self.gauges: dict[str, tuple[str, float]] = {}
         registry.register(self)
 
@@ -36,8 +37,13 @@ class Growth(Collector):
         self.why = whys.get(worst, "")
         self._disk = worst == "disk"
 
-    def check(self, call: Call) -> None:
-        """A write that is no delete, at `mark` NO_GROWTH or worse. Raises StorageFull, Overloaded."""
+    def check(self, call: Call, *, kept_here: bool) -> None:
+        """A write that is no delete, at `mark` NO_GROWTH or worse. Raises StorageFull, Overloaded.
+
+        `kept_here`: this node is a home of the key. For others a full disk is no reason: they are forwarded.
+        """
+        if self._disk and not kept_here:
+            return
         if self.mark is Mark.NO_GROWTH and to_priority(call.headers) is not Tier.BACKGROUND:
             return
         advice = "reads and deletes go on: make room, or write to another node"

@@ -91,6 +91,9 @@ class Service(Protocol):
     def peers(self) -> dict[str, Any]:
         """Ready for JSON: breakers and latency of each peer, and hedges."""
 
+    def keeps(self, bucket: str, key: bytes, /) -> bool:
+        """Whether this node is a home of the key, as far as it knows."""
+
     def clocks(self) -> tuple[dict[str, int], int]:
         """(ms by which each peer's clock is ahead of ours, times refused as too far ahead)."""
 

@@ -40,6 +40,7 @@ from kvstore.core.message import (
     Written,
 )
 from kvstore.core.outcome import AskOutcome, OutcomeTold
+from kvstore.core.ring import full_key, partition_of
 from kvstore.errors import InvalidRequest, KVStoreError, StorageError, StorageFailed
 from kvstore.node.background import Background
 from kvstore.node.bucket_changes import BucketChanges
@@ -364,6 +365,11 @@ class Node:
 
     def peers(self) -> dict[str, Any]:
         return self._explainer.peers(self.coordinator.hedges, self.coordinator.forwarding.hedges)
+
+    def keeps(self, bucket: str, key: bytes) -> bool:
+        """Raises NotReady."""
+        n = self.registry.properties(bucket).n
+        return self.node_id in self.view.homes(partition_of(full_key(bucket, key)), n)
 
     def clocks(self) -> tuple[dict[str, int], int]:
         return {self.name_of(n): ms for n, ms in self.gossip.drift_ms.items()}, self.time.refused

@@ -248,6 +248,9 @@ class FakeService:
             "peers": [{"name": "n2", **slow}, {"name": "n3", **new}],
         }
 
+    def keeps(self, bucket: str, key: bytes, /) -> bool:
+        return bucket != "elsewhere"
+
     def clocks(self) -> tuple[dict[str, int], int]:
         return {"n2": -1500}, 4
 

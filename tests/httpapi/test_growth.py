@@ -34,6 +34,11 @@ async def test_read_only_refuses_writes_with_the_reason_and_nothing_else(
     assert (await api.put(K, b"w")).status == 204, "and without a restart"
 
 
+async def test_a_full_disk_is_no_reason_to_refuse_what_is_kept_elsewhere(api: Api) -> None:
+    api.server.growth.set({"disk": Mark.READ_ONLY}, {"disk": "7 MiB"})
+    assert (await api.put("/v1/kv/elsewhere/k", b"v")).status == 204
+
+
 async def test_no_growth_refuses_background_writes_only(api: Api) -> None:
     api.server.growth.set({"disk": Mark.NO_GROWTH}, {"disk": "200 MiB are free"})
     assert (await api.put(K, b"v", KV_Priority="background")).status == 507

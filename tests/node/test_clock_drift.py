@@ -41,7 +41,7 @@ async def test_a_clock_that_differs_is_measured_and_told_of_once_by_each_peer(wo
     world.clocks["n3"].ms -= 5000
     await until(lambda: abs(n1.clocks()[0]["n3"]) < 400 and abs(n3.clocks()[0]["n1"]) < 400)
     world.clocks["n3"].ms += 5000
-    await until(lambda: told(world) > 4), "and when it begins again"
+    await until(lambda: told(world) > 4)  # and when it begins again
 
 
 async def test_a_time_from_too_far_ahead_is_refused_and_counted(world: World) -> None:
