@@ -78,3 +78,19 @@ def test_all_nodes_down_means_that_nothing_is_done_and_nothing_is_lost() -> None
     assert len(during) > 5
     assert {o.ended.value for o in during} <= {"failed", "unknown"}
     assert not report_of(run).violations
+
+
+@pytest.mark.slow
+def test_a_node_that_was_away_for_ten_minutes_is_equal_again_within_seconds() -> None:
+    """`converged_s`: until no hint is left anywhere and all homes hold the same."""
+    away = Fault("crash", 20.0, 600.0, ("n2",))
+    run = simulate(plan_of(7, Shape(duration_s=620.0, nodes=5, n=3, r=2, w=2, kinds=(), faults=(away,))))
+    report = report_of(run)
+    assert report.status == "passed", (report.invalid, report.details)
+    written = [o for o in run.history.operations if o.write_id and 20.0 < o.started_s < 620.0]
+    assert sum(o.ended.value == "ok" for o in written) > 3000
+    assert run.converged_s is not None
+    print(
+        f"\naway for 600 s, {len(written)} writes meanwhile: equal {run.converged_s:.1f} s after its return"
+    )
+    assert run.converged_s <= 30.0
