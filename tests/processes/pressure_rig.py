@@ -78,7 +78,7 @@ class Node:
         }  # fmt: skip
         self.log = folder / "n1.log"
         self.processes.start(self.port, ["-m", "kvstore", "serve"], self.log, place | dict(settings or {}))
-        self._groups = [Group("cpu", f"kvstore-{who}-{self.port}") for who in ("node", "client")]
+        self._groups: list[Group] = []
         self.url = f"http://127.0.0.1:{self.port}"
         self.load: Load
         self.session: aiohttp.ClientSession
@@ -97,6 +97,7 @@ class Node:
             url = f"{self.url}/v1/kv/s/key?mode=sibling"
             async with self.session.put(url, data=b"%03d" % number + VALUE) as answer:
                 assert answer.status == 204, answer.status
+        self._groups = [Group("cpu", f"kvstore-{who}-{self.port}") for who in ("node", "client")]
         for group, pid in zip(self._groups, (self.pid, os.getpid()), strict=True):
             group.set("cpu.shares", _WEIGHT)
             group.add(pid)

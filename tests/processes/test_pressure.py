@@ -40,7 +40,7 @@ async def test_under_three_times_its_load_a_node_does_what_it_can(
 async def test_a_flood_in_the_background_is_hardly_felt(tmp_path: Path) -> None:
     with_it = await flood(tmp_path / "with", {}, SECONDS)
     control = await flood(tmp_path / "control", OFF, SECONDS)
-    assert with_it["p99 beside / alone"] < 3
+    assert with_it["p99 beside / alone"] < 4
     assert control["clients p99 beside the flood, ms"] > 3 * with_it["clients p99 beside the flood, ms"]
 
 
