@@ -20,7 +20,7 @@ from kvstore.core.message import Reply, Scan, Scanned
 from kvstore.core.preference_list import by_reach
 from kvstore.core.ring import PARTITIONS, full_key, split_key
 from kvstore.core.sibling import KeyState
-from kvstore.errors import KVStoreError, NotReady
+from kvstore.errors import InvalidRequest, KVStoreError, NotReady
 from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.ports import Kind, Peers, Storage
@@ -46,8 +46,11 @@ async def scan_here(
 ) -> Scanned:
     """One replica's answer, up to the limits in keys and bytes. An unreadable record is left out.
 
-    Each partition is read as it is when its turn comes. Raises NotReady for a copy that may have lost some.
+    Each partition is read as it is when its turn comes. Raises NotReady for a copy that may have lost some,
+    InvalidRequest.
     """
+    if not all(0 <= partition < PARTITIONS for partition in request.partitions):
+        raise InvalidRequest("it names a partition that there is not")
     async with slices:
         if replica.recovering and not replica.recovering.keys().isdisjoint(request.partitions):
             raise NotReady("copies here lost their data and were not compared with all other homes yet")
