@@ -49,5 +49,6 @@ def test_a_real_failure_becomes_a_plan_of_few_lines(monkeypatch: pytest.MonkeyPa
     kinds = run_plan(plan).violations.keys()
     small = Shrinker(plan, lambda smaller: bool(kinds & run_plan(smaller).violations.keys())).run()
     assert len(small.lines()) <= 15
-    assert {fault.kind for fault in small.faults} == {"bit-flips"}
+    assert "bit-flips" in {fault.kind for fault in small.faults}
+    assert len(small.faults) <= 2 < len(plan.faults)
     assert kinds & run_plan(Plan.from_lines(small.lines())).violations.keys()
