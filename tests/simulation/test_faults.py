@@ -90,7 +90,5 @@ def test_a_node_that_was_away_for_ten_minutes_is_equal_again_within_seconds() ->
     written = [o for o in run.history.operations if o.write_id and 20.0 < o.started_s < 620.0]
     assert sum(o.ended.value == "ok" for o in written) > 3000
     assert run.converged_s is not None
-    print(
-        f"\naway for 600 s, {len(written)} writes meanwhile: equal after {run.converged_s:.1f} s"
-    )
+    print(f"\naway for 600 s, {len(written)} writes meanwhile: equal after {run.converged_s:.1f} s")
     assert run.converged_s <= 30.0

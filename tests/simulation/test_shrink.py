@@ -45,10 +45,11 @@ def test_a_real_failure_becomes_a_plan_of_few_lines(monkeypatch: pytest.MonkeyPa
     """Nodes that believe what a rotten disk returns, in a run full of other faults."""
     monkeypatch.setattr("kvstore.storage.memory.unseal", lambda stored, sealed: sealed[HEAD_BYTES:])
     shape = Shape(duration_s=15.0, nodes=5, n=3, w=2, kinds=("bit-flips", "latency", "duplicates"))
-    plan = next(plan for seed in range(40) if run_plan(plan := plan_of(seed, shape)).violations)
+    plans = (plan for seed in range(80) if len((plan := plan_of(seed, shape)).faults) > 3)
+    plan = next(plan for plan in plans if run_plan(plan).violations)
     kinds = run_plan(plan).violations.keys()
     small = Shrinker(plan, lambda smaller: bool(kinds & run_plan(smaller).violations.keys())).run()
     assert len(small.lines()) <= 15
     assert "bit-flips" in {fault.kind for fault in small.faults}
-    assert len(small.faults) <= 2 < len(plan.faults)
+    assert len(small.faults) <= 2
     assert kinds & run_plan(Plan.from_lines(small.lines())).violations.keys()
