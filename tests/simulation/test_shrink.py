@@ -44,8 +44,8 @@ def test_shrinking_ends_when_its_runs_are_spent() -> None:
 def test_a_real_failure_becomes_a_plan_of_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes that believe what a rotten disk returns, in a run full of other faults."""
     monkeypatch.setattr("kvstore.storage.memory.unseal", lambda stored, sealed: sealed[HEAD_BYTES:])
-    shape = Shape(duration_s=15.0, nodes=5, n=3, w=2, kinds=("bit-flips", "latency", "duplicates"))
-    plans = (plan for seed in range(80) if len((plan := plan_of(seed, shape)).faults) > 3)
+    shape = Shape(duration_s=30.0, nodes=5, n=3, w=2, kinds=("bit-flips", "latency", "duplicates"))
+    plans = (plan for seed in range(80) if len((plan := plan_of(seed, shape)).faults) > 2)
     plan = next(plan for plan in plans if run_plan(plan).violations)
     kinds = run_plan(plan).violations.keys()
     small = Shrinker(plan, lambda smaller: bool(kinds & run_plan(smaller).violations.keys())).run()
