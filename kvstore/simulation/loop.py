@@ -56,6 +56,21 @@ class Owner:
 _owner: ContextVar[Owner | None] = ContextVar("owner", default=None)
 
 
+class _Timer(asyncio.TimerHandle):
+    """Of two that are due at one moment the one that was made first goes first.
+
+    asyncio leaves that to the shape of its heap, which depends on timers that were cancelled long ago, and
+    these on the release of CPython.
+    """
+
+    __slots__ = ("number",)
+    number: int
+
+    def __lt__(self, other: asyncio.TimerHandle) -> bool:
+        mine, theirs = self.when(), other.when()
+        return mine < theirs or (mine == theirs and self.number < cast(_Timer, other).number)
+
+
 class _JumpingSelector(selectors.SelectSelector):
     now_s = 0.0
     steps = 0
@@ -86,7 +101,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._virtual.steps_max = steps_max
         super().__init__(self._virtual)
         self._clock_resolution = _RESOLUTION_S  # the machine's own has no place here
-        self._named = 0
+        self._named = self._timed = 0
         self.set_task_factory(cast(Any, self._make_task))
         self.set_exception_handler(self._note)
         self.errors: list[str] = []
@@ -98,6 +113,16 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     @property
     def steps(self) -> int:
         return self._virtual.steps
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        self._timed += 1
+        timer = _Timer(when, callback, args, self, context)
+        timer.number = self._timed
+        heapq.heappush(self._scheduled, timer)
+        _mark(timer, scheduled=True)
+        return timer
 
     def _make_task(
         self, _loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **keywords: Any
@@ -140,7 +165,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         if timers:
             self._scheduled[:] = [handle for handle in self._scheduled if not _belongs(handle, owner)]
             heapq.heapify(self._scheduled)
-        owner.stalled = [*mine, *sorted(timers, key=lambda timer: timer.when())]
+        owner.stalled = [*mine, *sorted(timers)]
 
     def resume(self, owner: Owner) -> None:
         """SIGCONT: timers that fell due while it was stalled fire now, in their order."""

@@ -31,6 +31,25 @@ def test_hours_pass_at_once_and_in_order(loop: VirtualTimeLoop) -> None:
     assert seen == [(0.25, "soon"), (3600.0, "later"), (7200.0, "late")]
 
 
+@pytest.mark.parametrize("cancelled", [0, 1, 150, 151])
+def test_what_is_due_at_one_moment_happens_in_the_order_of_its_making(
+    loop: VirtualTimeLoop, cancelled: int
+) -> None:
+    """Whatever was cancelled before: asyncio rebuilds its heap then, and how much is differs by release."""
+    seen: list[int] = []
+
+    async def run() -> None:
+        others = [loop.call_at(5.0, seen.append, -1) for _ in range(cancelled)]
+        for number in range(100):
+            loop.call_at(5.0, seen.append, number)
+        for other in others:
+            other.cancel()
+        await asyncio.sleep(6.0)
+
+    loop.run_until_complete(run())
+    assert seen == list(range(100))
+
+
 def test_waiting_for_nothing_is_a_deadlock_and_not_a_hang(loop: VirtualTimeLoop) -> None:
     async def run() -> None:
         await loop.create_future()
