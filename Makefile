@@ -29,7 +29,7 @@ demo: $(STAMP) ## take the tour again on the running cluster
 	@$(BIN)/kvstore demo
 
 test: $(STAMP) ## everything that needs no container engine, at most 5 minutes
-	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadgroup
+	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(STAMP) ## the long tests: crashes by the hundred, fuzzing, failover node by node
 	@$(BIN)/pytest -m slow

@@ -1,4 +1,4 @@
-"""What all tests share: Hypothesis profiles, and which tests must not run beside each other.
+"""What all tests share: Hypothesis profiles, and ports that are those of one worker.
 
 The profile is chosen by HYPOTHESIS_PROFILE:
 
@@ -9,20 +9,17 @@ tests/core under 25 s. `thorough` draws new ones and more; a failure prints the 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-import pytest
 from hypothesis import settings
+
+from kvstore.cli import dev_cluster
 
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True, print_blob=True)
 settings.register_profile("thorough", deadline=None, max_examples=2000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-_CLI = Path(__file__).parent / "cli"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real processes share one worker: two at once would take each other's ports and time."""
-    for item in items:
-        if item.get_closest_marker("processes") or _CLI in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("processes"))
+# With several workers at once (pytest-xdist) each has ports of its own for clusters of `kvstore dev`.
+if (_worker := os.environ.get("PYTEST_XDIST_WORKER", "")).startswith("gw"):
+    _apart = 100 * (1 + int(_worker[2:]))
+    dev_cluster.HTTP_PORT_FIRST += _apart
+    dev_cluster.RPC_PORT_FIRST += _apart
