@@ -156,8 +156,9 @@ def verdict(failures: list[Failed]) -> KVStoreError:
 
     An attempt that may have been applied stays so whatever happens to the later ones: then its error
     is raised, because the last one's would claim that nothing was applied. The last one is its cause.
+    And what a node answered says more than that another one cannot be reached.
     """
-    last = failures[-1].error
+    last = next((f for f in reversed(failures) if f.fate is not Fate.NOT_SENT), failures[-1]).error
     if last.outcome == "unknown":
         return last
     for failed in failures[:-1]:

@@ -137,6 +137,12 @@ def test_the_error_in_the_end_does_not_deny_what_may_be_applied(outcomes: list[s
         assert error.__cause__ is failures[-1].error
 
 
+def test_what_a_node_answered_says_more_than_that_another_is_down() -> None:
+    refused, down = Failed(Overloaded("full"), Fate.REFUSED), Failed(ConnectError("down"), Fate.NOT_SENT)
+    assert verdict([down, refused, down]) is refused.error
+    assert verdict([down, down]) is down.error
+
+
 def test_policy_is_a_value() -> None:
     with pytest.raises(AttributeError):
         POLICY.attempts_max = 7  # type: ignore[misc]
