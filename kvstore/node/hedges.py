@@ -20,8 +20,11 @@ from kvstore.node.fan_out import FanOut
 from kvstore.node.peer_latency import WINDOW_S, PeerLatency
 from kvstore.node.reach import Reach
 
-SLOT_S = 0.005
-"""A late read is found within two slots of becoming late."""
+SLOT_S = 0.002
+"""A late read is found within a slot, and _TICK_S, of becoming late: with slots of 5 ms the p99 of reads
+beside a home that was 200 ms late was 21.5 ms, with these 15."""
+
+_TICK_S = 0.001  # what timers of uvloop can tell apart
 
 STALL_S = 0.02
 """When the timer itself is so late, answers may lie unread in the sockets of this process."""
@@ -93,7 +96,7 @@ class Hedges:
             self._hear_unanswered()
             self._latency.judge(now_s)
         if wheel:
-            self._arm(max(SLOT_S, wheel[0][0] + self.delay_s - now_s))
+            self._arm(max(_TICK_S, wheel[0][0] + self.delay_s - now_s))
         elif self._unanswered:
             self._arm(WINDOW_S)
 
