@@ -25,6 +25,7 @@ VIA = ("http", "client", "sync", "batch")
 _SELECT_MAX = 900
 """select() takes descriptors below 1024; some are the process's own."""
 
+_FILL_ATTEMPTS, _FILL_PAUSE_S, _ASK_AGAIN = 40, 0.05, ("429", "503")
 _FILL_BATCH = 100
 _FILL_LANES = 8
 
@@ -291,7 +292,11 @@ async def _fill_one_by_one(lanes: list[HttpLane], numbers: Any, told: Callable[[
     async def work(lane: HttpLane) -> None:
         nonlocal done
         for number in numbers:
-            error = await lane.run(Operation(Kind.INSERT, number))
+            for _ in range(_FILL_ATTEMPTS):
+                error = await lane.run(Operation(Kind.INSERT, number))
+                if error not in _ASK_AGAIN:
+                    break
+                await asyncio.sleep(_FILL_PAUSE_S)  # a store that has too much to do says so
             if error:
                 raise InvalidRequest(f"key {number} could not be written: {error}")
             done += 1
