@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import cast
 
+from kvstore.core import hedging
+
 DEADLINE_S = 1.0
 LANES_MAX = 380  # a node takes 384 connections from one address; who finds no lane waits for one
 _TICK_S = 0.002
@@ -25,7 +27,7 @@ _SWEEP_S = 0.02
 
 def quantile(times_s: list[float], share: float) -> float:
     """0.0 of nothing."""
-    return sorted(times_s)[min(len(times_s) - 1, int(len(times_s) * share))] if times_s else 0.0
+    return hedging.quantile(sorted(times_s), share) if times_s else 0.0
 
 
 @dataclass

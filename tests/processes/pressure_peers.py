@@ -27,6 +27,7 @@ from typing import Any
 import aiohttp
 
 from benchmarks.processes import Processes, free_ports
+from kvstore.core.hedging import quantile
 from kvstore.core.ring import full_key, partition_of
 from tests.processes.slow_proxy import SlowProxy
 
@@ -165,7 +166,7 @@ class Cluster:
 
 
 def p99_ms(reads: Took) -> float:
-    return quantile([took_s for _, took_s in reads], 0.99) * 1000
+    return quantile(sorted(took_s for _, took_s in reads), 0.99) * 1000
 
 
 def failed(reads: Took) -> int:
@@ -250,7 +251,3 @@ def _is_within(at_s: float, spans: Sequence[tuple[float, float]]) -> bool:
 
 def _is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
-
-
-def quantile(times_s: Sequence[float], share: float) -> float:
-    return sorted(times_s)[min(len(times_s) - 1, int(len(times_s) * share))]
