@@ -276,6 +276,19 @@ async def test_a_forwarded_read_whose_home_is_late_goes_to_the_next_one_too(five
     assert other.coordinator.hedges.sent == 0
 
 
+async def test_a_forwarded_read_whose_home_is_down_goes_to_the_next_one(five: World) -> None:
+    """Also the first one, which nobody has missed yet; and without waiting for a hedge."""
+    other, homes = five.others("b", KEY)[0], five.homes("b", KEY)
+    await put(other, KEY, b"v")
+    five.down.add(homes[0].name)
+    for _ in range(len(homes)):  # each home in its turn
+        got = await other.get(Get("b", KEY, sloppy=False))
+        assert values(got) == [b"v"]
+        assert got.receipt.coordinator != homes[0].node_id
+    assert other.reach.failures(homes[0].node_id), "it was asked first"
+    assert other.coordinator.forwarding.hedges.sent == 0
+
+
 async def test_a_forwarded_read_that_a_home_refuses_is_not_sent_to_another(five: World) -> None:
     other = five.others("b", KEY)[0]
     five.calls.clear()
