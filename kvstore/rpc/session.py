@@ -21,6 +21,7 @@ from kvstore.rpc.wire import (
     REQUESTS,
     Failure,
     encode_answer,
+    encode_empty_answer,
     encode_failure,
     failure_of,
     open_request,
@@ -34,7 +35,7 @@ A future of None stands for a reply without fields: many calls can share one.
 
 _FLUSH = REQUESTS.index(Flush)
 _REPLIES = tuple(REPLY_OF.values())
-_EMPTY = tuple(EMPTY_REPLY.get(request) for request in REPLY_OF)
+_WITHOUT_FIELDS = frozenset(REQUESTS.index(request) for request in EMPTY_REPLY)
 _STOPPING = Failure("NotReady", "this node is stopping", "failed", "ask another node")
 _STOPPED = Failure("NotReady", "this node stopped before it had an answer", "unknown", "ask another node")
 _BUSY = Failure("Overloaded", "too many calls of this peer are being worked on", "failed", retry_after_s=0.1)
@@ -149,23 +150,25 @@ class Session:
     def _all_finished(self, waiting: list[tuple[int, int, int]], future: asyncio.Future[Any]) -> None:
         if self._shared is future:
             self._shared = None
-        for call_id, number, class_ in waiting:
-            self._finished(call_id, number, class_, future)
-
-    def _finished(self, call_id: int, number: int, class_: int, future: asyncio.Future[Any]) -> None:
-        self.in_flight -= 1
-        error = None if future.cancelled() else future.exception()
-        if self._over:
-            pass
-        elif future.cancelled():
-            self._refuse(call_id, class_, _STOPPED)
-        elif error is not None:
-            self._failed(call_id, number, class_, error)
-        else:
-            reply = future.result()
-            self._answer(call_id, number, class_, _EMPTY[number] if reply is None else reply)
+        self.in_flight -= len(waiting)
+        if not self._over:
+            self._answer_all(waiting, future)
         if self._host.draining:
             self._host.progressed()
+
+    def _answer_all(self, waiting: list[tuple[int, int, int]], future: asyncio.Future[Any]) -> None:
+        error = None if future.cancelled() else future.exception()
+        for call_id, number, class_ in waiting:
+            if future.cancelled():
+                self._refuse(call_id, class_, _STOPPED)
+            elif error is not None:
+                self._failed(call_id, number, class_, error)
+            elif (reply := future.result()) is not None:
+                self._answer(call_id, number, class_, reply)
+            elif number in _WITHOUT_FIELDS:
+                self._send(class_, encode_empty_answer(call_id))
+            else:
+                self._failed(call_id, number, class_, TypeError("None is no reply to it"))
 
     # --- replies ----------------------------------------------------------------------------------------
 

@@ -178,6 +178,7 @@ _pack: Callable[[Any], bytes] = msgpack.Packer(autoreset=True).pack
 # Integers of fixed width: a deadline can be corrected in place, and it is faster than packing five values.
 _request_header = struct.Struct(">BBIBBIB").pack
 _reply_header = struct.Struct(">BBIB").pack
+_empty_answer = struct.Struct(">BBIBB").pack
 _DEADLINE = slice(8, 12)
 
 assert len(REQUESTS) < 128, "numbers from 128 on take two bytes and another header"
@@ -188,7 +189,27 @@ def encode_request(call_id: int, number: int, deadline_s: float, class_: int, re
     deadline_ms = int(deadline_s * 1000)
     if not 0 < deadline_ms <= DEADLINE_MS_MAX:
         deadline_ms = deadline_in_ms(deadline_s)
-    return _request_header(0x95, 0xCE, call_id, number, 0xCE, deadline_ms, class_) + _pack(request)
+    return _request_header(0x95, 0xCE, call_id, number, 0xCE, deadline_ms, class_) + _packed(request)
+
+
+class _Packed:
+    """The bytes of the request that was packed last: a Store goes to all homes of its key, one after the
+    other, and was packed for each of them otherwise (1.1 µs with 100 bytes, and it copies the value)."""
+
+    __slots__ = ("_encoded", "_request")
+
+    def __init__(self) -> None:
+        self._request: Request | None = None
+        self._encoded = b""
+
+    def __call__(self, request: Request) -> bytes:
+        if request is not self._request:
+            self._request, self._encoded = None, _pack(request)
+            self._request = request
+        return self._encoded
+
+
+_packed = _Packed()
 
 
 def with_deadline(encoded: bytes, deadline_s: float) -> bytes:
@@ -207,6 +228,11 @@ def deadline_in_ms(deadline_s: float) -> int:
 def encode_answer(call_id: int, reply: Reply) -> bytes:
     """Raises as `encode_request`."""
     return _reply_header(0x93, 0xCE, call_id, 0) + _pack(reply)
+
+
+def encode_empty_answer(call_id: int) -> bytes:
+    """`encode_answer` of a reply without fields."""
+    return _empty_answer(0x93, 0xCE, call_id, 0, 0x90)
 
 
 def encode_failure(call_id: int, failure: Failure) -> bytes:
