@@ -6,10 +6,13 @@ import asyncio
 
 import aiohttp
 from aiohttp import web
+from multidict import istr
 
 from kvstore.errors import InvalidRequest, TooLarge
 from kvstore.httpapi.connection import WholeRequest
 from kvstore.httpapi.status_codes import BodyBroken, RequestTooSlow
+
+CONTENT_ENCODING = istr("Content-Encoding")
 
 
 async def read_body(request: web.BaseRequest | WholeRequest, bytes_max: int, timeout_s: float) -> bytes:
@@ -17,25 +20,24 @@ async def read_body(request: web.BaseRequest | WholeRequest, bytes_max: int, tim
 
     A declared length is checked before anything is read; a chunked body is cut off at the limit.
     """
-    headers = request.headers
-    declared = headers.get("Content-Length")
-    if declared is not None and int(declared) > bytes_max:
-        raise _too_large(declared, bytes_max)
-    encoding = headers.get("Content-Encoding")
+    headers, content = request.headers, request.content
+    encoding = headers.get(CONTENT_ENCODING)
     if encoding is not None and encoding.strip().lower() != "identity":
         raise InvalidRequest(
             f"Content-Encoding {encoding[:64]!r} is not taken",
             advice="send the bytes as they are to be stored, and note their encoding in a KV-Meta- header",
         )
-    content = request.content
     if content.is_eof():  # small bodies come with their header: no wait, no timer
         try:
             body = content.read_nowait()
         except Exception as error:
             raise BodyBroken(f"the body does not parse: {error}") from None
         if len(body) > bytes_max:
-            raise _too_large("chunks", bytes_max)
+            raise _too_large(str(len(body)), bytes_max)
         return body
+    declared = headers.get("Content-Length")
+    if declared is not None and int(declared) > bytes_max:
+        raise _too_large(declared, bytes_max)
     expect = headers.get("Expect")
     if expect is not None:
         _continue(request, expect)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from kvstore.core.encoding import encode_context, etag, read_own, read_single
 from kvstore.core.message import Got, Receipt
@@ -76,13 +77,13 @@ class DataRoutes:
         version = values[0][1]
         return Reply(200, lines + describing_lines(version), version.value)
 
-    async def put(self, call: Call) -> Reply:
+    def put(self, call: Call) -> Coroutine[Any, Any, Reply]:
         """204. Raises what Service.put raises, and what is wrong with the request."""
-        return await self.write(call, call.body)
+        return self.write(call, call.body)
 
-    async def delete(self, call: Call) -> Reply:
+    def delete(self, call: Call) -> Coroutine[Any, Any, Reply]:
         """204 whether or not there was a value."""
-        return await self.write(call, b"", tombstone=True)
+        return self.write(call, b"", tombstone=True)
 
     async def write(self, call: Call, value: bytes, *, tombstone: bool = False) -> Reply:
         service = self._service

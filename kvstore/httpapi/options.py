@@ -238,7 +238,7 @@ def _metadata(headers: Headers, limits: Limits) -> tuple[tuple[str, str], ...]:
     found: dict[str, str] = {}
     size_bytes = 0
     for name, value in headers.items():
-        if name[:3] not in ("KV-", "kv-", "Kv-", "kV-"):
+        if name[:1] not in "Kk" or name[:3].lower() != "kv-":
             continue
         lowered = name.lower()
         if not lowered.startswith(META):
@@ -257,7 +257,9 @@ def _metadata(headers: Headers, limits: Limits) -> tuple[tuple[str, str], ...]:
 
 
 def _content_type(headers: Headers, limits: Limits) -> str:
-    content_type = headers.get(CONTENT_TYPE, OCTETS)
+    content_type = headers.get(CONTENT_TYPE)
+    if content_type is None:
+        return OCTETS
     if len(content_type) > limits.content_type_bytes_max:
         raise TooLarge(
             f"Content-Type has {len(content_type)} bytes, the limit is {limits.content_type_bytes_max}"

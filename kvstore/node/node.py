@@ -98,7 +98,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self.background = Background(self.fail, report)
         self._stopping = False
-        self.view = view
+        self.view, self.name_of = view, view.name_of
         self.runs = Runs(storage, view, random)
         self.registry = BucketRegistry(storage, defaults)
         self.registry.start()
@@ -322,9 +322,6 @@ class Node:
     @property
     def name(self) -> str:
         return self.view.me.name
-
-    def name_of(self, node: NodeId) -> str:
-        return self.view.name_of(node)
 
     async def scan(
         self,
