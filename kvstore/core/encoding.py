@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from kvstore.core.sibling import KeyState, Version, merge
-from kvstore.core.vector_clock import CausalContext, Dot, compacted
+from kvstore.core.vector_clock import EMPTY_CONTEXT, CausalContext, Dot, compacted
 from kvstore.errors import CorruptRecord, InvalidContext
 
 STATE_FORMAT = 1
@@ -135,10 +135,11 @@ def _causal_span(encoded: bytes) -> tuple[int, int]:
 def _own_causal(causal: bytes) -> Causal:
     try:
         flat_vector, flat_cloud, flat_dots = msgpack.unpackb(causal)
-        vector, cloud, dots = iter(flat_vector), iter(flat_cloud), iter(flat_dots)
-        context = CausalContext(
-            dict(zip(vector, vector, strict=True)), frozenset(zip(cloud, cloud, strict=True))
-        )
+        vector, dots, cloud = iter(flat_vector), iter(flat_dots), EMPTY_CONTEXT.cloud
+        if flat_cloud:
+            single = iter(flat_cloud)
+            cloud = frozenset(zip(single, single, strict=True))
+        context = CausalContext(dict(zip(vector, vector, strict=True)), cloud)
         return Causal(context, tuple(zip(dots, dots, strict=True)))
     except (ValueError, TypeError) as error:
         raise CorruptRecord(f"own state does not parse: {error}") from None

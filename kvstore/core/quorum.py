@@ -55,11 +55,14 @@ class Outcome(Enum):
     LOST = "lost"  # not even a yes from everyone still to come would do
 
 
+PENDING, MET, LOST = Outcome  # for the way of every request: `Outcome.MET` takes 60 ns on CPython 3.11
+
+
 class Tally:
     """The votes of one request so far: `need` yes of `asked`, of these `need_primaries` from homes.
 
     Mutable, and owned by one request: a new value per vote was measured at 1.5 µs a vote, a sixth of
-    what a replica call may cost.
+    what a replica call may cost. `outcome` is looked at more often than it can change.
     """
 
     __slots__ = (
@@ -68,6 +71,7 @@ class Tally:
         "failures",
         "need",
         "need_primaries",
+        "outcome",
         "primaries",
         "primary_acks",
         "primary_failures",
@@ -80,6 +84,7 @@ class Tally:
         self.primaries = asked if primaries is None else primaries
         self.need_primaries = need_primaries
         self.acks = self.failures = self.primary_acks = self.primary_failures = 0
+        self.outcome = self._decided()
 
     def count(self, *, ack: bool, primary: bool = True) -> None:
         assert self.acks + self.failures < self.asked, "a replica was counted twice"
@@ -89,19 +94,21 @@ class Tally:
         else:
             self.failures += 1
             self.primary_failures += primary
+        if self.outcome is not MET:  # which no later vote changes
+            self.outcome = self._decided()
 
     def ask_one_more(self, *, primary: bool) -> None:
         """A stand-in or a hedge joins: one more answer may come."""
         self.asked += 1
         self.primaries += primary
+        self.outcome = self._decided()
 
-    @property
-    def outcome(self) -> Outcome:
+    def _decided(self) -> Outcome:
         if self.acks >= self.need and self.primary_acks >= self.need_primaries:
-            return Outcome.MET
+            return MET
         if (
             self.asked - self.failures < self.need
             or self.primaries - self.primary_failures < self.need_primaries
         ):
-            return Outcome.LOST
-        return Outcome.PENDING
+            return LOST
+        return PENDING

@@ -30,6 +30,7 @@ _SWEEP_S = 0.005
 _RATE_WEIGHT = 0.2  # of a sweep in what is known of the rate at which places are given
 _BEAT_S = 0.05
 _REFUSAL_S_MAX = 0.0005  # who took longer was refused after a wait
+_KEYS = Pool.KEYS  # as core.quorum.MET: a look-up on an Enum is not for the way of every request
 _ANY = int(Tier.BACKGROUND)  # where this may enter, anybody may
 _ADVICE = "nothing was done: wait as Retry-After says, or go to another node"
 
@@ -103,7 +104,7 @@ class Admission:
             metrics.in_flight < self.limit.places[_ANY]
             and not self.line.length
             and not self.level
-            and route.pool is Pool.KEYS
+            and route.pool is _KEYS
             and PRIORITY not in call.headers
         ):
             metrics.in_flight += 1
@@ -186,7 +187,7 @@ class Admission:
 
     def leave(self, places: int = 1, *, pool: Pool = Pool.KEYS) -> None:
         self._metrics.in_flight -= places
-        if pool is not Pool.KEYS:
+        if pool is not _KEYS:
             self._in_pool[pool] -= 1
         if self.line.length:
             self._give_places()

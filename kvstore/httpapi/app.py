@@ -47,6 +47,7 @@ from kvstore.httpapi.service import Service
 from kvstore.httpapi.status_codes import PROBLEM_TYPE, headers_of, outcome_of, problem_of, status_of
 from kvstore.httpapi.target import parse_query, refuse_unknown, split_target
 
+_DATA = Lane.DATA  # as core.quorum.MET: a look-up on an Enum is not for the way of every request
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,63}")
 
 
@@ -124,12 +125,12 @@ class App:
             call = Call(method, bucket, key, options, headers, request_id)
             if principal is not ANYBODY:
                 self._check_permission(principal, route, call, protocol, path)
-            if self.rates.active and route.lane is Lane.DATA:
+            if self.rates.active and route.lane is _DATA:
                 call.client = principal.name or protocol.address
                 self.rates.check(call.client, bucket)
             if route.body_bytes_max:
                 await self._read_body(route, call, request)
-            if route.lane is Lane.DATA:
+            if route.lane is _DATA:
                 late = turn_s - since_s > self.admission.turn_s and since_s > 0.0
                 if late or not self.admission.enters_at_once(route, call):
                     await self.admission.enter(route, call, protocol, late=late)
@@ -162,7 +163,7 @@ class App:
         if request.content.is_eof():
             call.body = await read_body(request, route.body_bytes_max, self._body_timeout_s)
             return
-        if route.lane is Lane.DATA:
+        if route.lane is _DATA:
             self.admission.refuse_early(route, call)
         began_s = self._elapsed_s()
         call.body = await read_body(request, route.body_bytes_max, self._body_timeout_s)

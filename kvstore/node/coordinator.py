@@ -25,7 +25,7 @@ from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
 from kvstore.core.message import Get, Got, Held, Put, Read, Receipt, Store, Stored, Written
 from kvstore.core.preference_list import by_reach
-from kvstore.core.quorum import Outcome, Quorum, Tally
+from kvstore.core.quorum import LOST, Quorum, Tally
 from kvstore.core.read_repair import plan_read_repair
 from kvstore.core.ring import full_key, partition_of
 from kvstore.core.sibling import EMPTY_STATE, Version, shown
@@ -196,7 +196,7 @@ class Coordinator:
             while others:
                 reads.ask_one_more(others.pop(0), read, deadline_s)
             self._stand_ins.ask_for_hints(reads, read.partition, read.key, homes, deadline_s)
-        if await reads.decided() is Outcome.LOST:
+        if await reads.decided() is LOST:
             raise lost(reads, quorum.r, own_votes, self._view.name_of, outcome="failed")
         return reads, others
 
@@ -268,7 +268,7 @@ class Coordinator:
         if state:
             nodes = [node for node, _, _ in answers]
             votes = await self._repair.voted(partition, key, state, nodes, quorum.r, deadline_s)
-            if votes.tally.outcome is Outcome.LOST:
+            if votes.tally.outcome is LOST:
                 raise lost(votes, quorum.r, 0, self._view.name_of, outcome="failed")
 
     def _got(
@@ -312,7 +312,9 @@ class Coordinator:
                 return written
             stand_in = self._stand_ins.copy(homes)
         self._refuse_small_cluster(homes, quorum)
-        here = [node for node in homes if node == me or self._reach(node)]
+        here: Sequence[NodeId] = homes
+        if self._reach.doubts is not None:
+            here = [node for node in homes if node == me or self._reach(node)]
         if len(here) < quorum.n:
             self._stand_ins.refuse_too_few(partition, homes, here, quorum, sloppy=sloppy)
 
@@ -345,7 +347,7 @@ class Coordinator:
             votes.vote(me, self._replica.sync(), _STORED, standing_for)
         else:
             votes.vote_now(me, _STORED, standing_for)
-        if await votes.decided() is Outcome.LOST:
+        if await votes.decided() is LOST:
             raise lost(votes, quorum.w, 0, self._view.name_of, outcome="unknown")
 
         dot, siblings = minted.dot, minted.siblings

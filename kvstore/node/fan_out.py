@@ -11,7 +11,7 @@ from functools import partial
 
 from kvstore.core.membership import NodeId
 from kvstore.core.message import HintsHeld, Reply, Request
-from kvstore.core.quorum import Outcome, Tally
+from kvstore.core.quorum import PENDING, Outcome, Tally
 from kvstore.errors import KVStoreError, NotFound, PeerTimeout, QuorumNotMet
 from kvstore.node.grace import Grace
 from kvstore.node.ports import Peers
@@ -128,7 +128,7 @@ class FanOut:
 
     async def decided(self) -> Outcome:
         """MET or LOST, never PENDING; returns at once if it is decided already."""
-        while self.tally.outcome is Outcome.PENDING:
+        while self.tally.outcome is PENDING:
             self._decided = self._loop.create_future()
             await self._decided
         return self.tally.outcome
@@ -206,7 +206,7 @@ class FanOut:
     def _count(self, *, ack: bool, primary: bool = True) -> None:
         self.tally.count(ack=ack, primary=primary)
         decided = self._decided
-        if decided is not None and not decided.done() and self.tally.outcome is not Outcome.PENDING:
+        if decided is not None and not decided.done() and self.tally.outcome is not PENDING:
             decided.set_result(None)
 
 

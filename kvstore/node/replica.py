@@ -36,6 +36,7 @@ from kvstore.errors import ContextRequired, CorruptRecord, InvalidRequest, NotRe
 from kvstore.node.hybrid_time import HybridTime
 from kvstore.node.ports import Kind, Random, Storage, Write
 
+_DATA = Kind.DATA  # as core.quorum.MET: a look-up on an Enum is not for the way of every request
 _ID_BYTES = 8
 _FRAME_OVERHEAD_BYTES = 4096  # key, context and the frame itself around a state
 _BASE_BYTES_MAX = 512  # a larger head costs more to send than a replica saves
@@ -160,7 +161,7 @@ class Replica:
     def read(self, partition: int, key: bytes) -> bytes:
         """The encoded state held here, b"" for nothing. Raises CorruptRecord: that is "don't know"."""
         try:
-            return self._storage.get(Kind.DATA, partition, key) or b""
+            return self._storage.get(_DATA, partition, key) or b""
         except CorruptRecord:
             self.corrupt += 1
             raise
@@ -294,7 +295,7 @@ class Replica:
         if theirs.context.highest(copy.replica_id) > copy.counter:
             copy = self._renew(partition)
         try:
-            mine = self._storage.get(Kind.DATA, partition, key)
+            mine = self._storage.get(_DATA, partition, key)
             if any(dot[0] == copy.replica_id for dot in theirs.dots):
                 incoming, theirs = _without_forgotten(incoming, copy.replica_id, mine), None
             merged = incoming if mine is None else merge_encoded(mine, incoming, theirs)
@@ -320,7 +321,7 @@ class Replica:
             return True
         if digest(held) != expected or not is_over(held):
             return False
-        self._apply((Kind.DATA, partition, key, None))
+        self._apply((_DATA, partition, key, None))
         self._heads.pop(key, None)
         self._trees.changed(partition, key, head_of(held), b"")
         return True
@@ -335,13 +336,13 @@ class Replica:
         held = self.read(partition, key)
         if not held or not has_expired(held, now_ms, skew_ms):
             return False
-        self._apply((Kind.DATA, partition, key, buried(held, now_ms, skew_ms)))
+        self._apply((_DATA, partition, key, buried(held, now_ms, skew_ms)))
         return True
 
     def _put(self, partition: int, key: bytes, held_head: bytes, state: bytes) -> None:
         """Raises CorruptRecord, and writes nothing, if `state` does not begin as one."""
         head = head_of(state)
-        self._apply((Kind.DATA, partition, key, state))
+        self._apply((_DATA, partition, key, state))
         self._remember(key, head)
         self._trees.changed(partition, key, held_head, head)
 
@@ -358,7 +359,7 @@ class Replica:
         """Of the state held, b"" for none. Raises CorruptRecord."""
         head = self._heads.get(key)
         if head is None:
-            held = self._storage.get(Kind.DATA, partition, key)
+            held = self._storage.get(_DATA, partition, key)
             head = head_of(held) if held else b""
             self._remember(key, head)
         return head

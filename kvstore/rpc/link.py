@@ -32,6 +32,9 @@ class State(Enum):
     RETRYING = "retrying"  # a further attempt: calls still fail at once
 
 
+_CONNECTED = State.CONNECTED  # as core.quorum.MET: a look-up on an Enum is not for the way of every request
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """How links behave over time, in seconds.
@@ -101,7 +104,7 @@ class Link:
     def call(self, request: Request, deadline_s: float, class_: int) -> asyncio.Future[Reply]:
         """As Peers.call."""
         state = self.state
-        if state is not State.CONNECTED and state is not State.CONNECTING:
+        if state is not _CONNECTED and state is not State.CONNECTING:
             if state is not State.IDLE:
                 return self.calls.fail_now(PeerUnreachable(f"{self._whom()}: {self._why}"))
             self.connect()
@@ -128,7 +131,7 @@ class Link:
         self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        if self._connection is not None and self.state is State.CONNECTED:
+        if self._connection is not None and self.state is _CONNECTED:
             self.calls.send_to(self._connection)
         else:
             self.calls.waited()
