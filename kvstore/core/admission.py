@@ -174,8 +174,11 @@ class WaitingLine(Generic[_T]):
         if not self.stands(now_s):
             return False
         ahead = sum(map(len, self._lines[: tier + 1]))
-        if single and ahead < min(self.few_max, leave_per_s * self.few_patience_s * _SURE_SHARE):
-            return False
+        if single and ahead < self.few_max:
+            if now_s - self._standing_since_s <= self.few_patience_s:
+                return False  # at what rate they leave is known by then; a pause tells none
+            if ahead < leave_per_s * self.few_patience_s * _SURE_SHARE:
+                return False
         return ahead > max(_AHEAD_MIN, leave_per_s * self.standing_patience_s)
 
     def first(self) -> Waiting[_T] | None:

@@ -149,7 +149,7 @@ class Admission:
         if shed is not None and not shed.item.given.done():
             shed.item.given.set_exception(self._shed_of("outranked", shed.tier))
         if self._sweeper is None:
-            self._given, self._swept_s = 0, joined_s
+            self._given, self._given_long_per_s, self._swept_s = 0, 0.0, joined_s
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
         self._end_turn_soon()
         try:

@@ -251,6 +251,21 @@ async def test_of_64_clients_that_put_large_values_one_after_the_other_none_is_s
     assert await in_turns(await start()) == [204] * 256
 
 
+async def test_reads_behind_some_that_wait_for_a_stalled_peer_are_not_refused(start: Start) -> None:
+    """Six places are taken by reads that wait for a peer that stands still, half a second at most; before
+    that no line was there that could have told how quickly places become free."""
+    api: Api = await start(in_flight_max=6)
+    api.service.gate.clear()
+    waiting = await asked(api, 16)
+    admission = api.server._app.admission
+    for _ in range(30):
+        api.service.wall.s += 0.01
+        await until(lambda: admission._swept_s == api.service.wall.s, "the line is swept")
+    waiting += await asked(api, 4)
+    api.service.gate.set()
+    assert await statuses(asyncio.gather(*waiting)) == [404] * 20
+
+
 async def test_a_pause_in_which_nobody_is_served_makes_no_line_hopeless(start: Start) -> None:
     api: Api = await start(in_flight_max=2)
     assert await in_turns(api) == [204] * 256
