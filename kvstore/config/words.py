@@ -94,6 +94,14 @@ LIMIT_WORDS = {
         "how long instead, once the queue has stood for queue_timeout_s",
         "too high: in overload every request is late; too low: more are shed",
     ),
+    "queue_few_max": (
+        "gets, puts and deletes at the front of the queue that wait as long as queue_few_timeout_s",
+        "too low: clients that ask one after the other are shed; too high: in overload every request is late",
+    ),
+    "queue_few_timeout_s": (
+        "how long the first queue_few_max gets, puts and deletes of the queue wait for a place",
+        "too low: clients with large values are shed; too high: work for clients that gave up",
+    ),
     "client_requests_per_s": (
         "requests per second that each node takes from one client, 0 for any; more: 429",
         "too low: clients are refused while the node idles; too high: one of them takes all of it",

@@ -164,6 +164,12 @@ class LatencyBreaker:
         if self._quick >= self.quick_max:
             self.state, self.wait_s = State.CLOSED, self.wait_first_s
 
+    def silent(self, now_s: float) -> None:
+        """It stands still; while closed this opens at once."""
+        if self.state is State.CLOSED:
+            self.state, self._slow, self._quick = State.OPEN, self.slow_max, 0
+            self.retry_at_s = now_s + self.wait_s
+
     def slow(self, now_s: float, *, may_open: bool = True) -> None:
         self._quick = 0
         self._slow = min(self._slow + 1, self.slow_max)

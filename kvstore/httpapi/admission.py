@@ -28,9 +28,11 @@ from kvstore.httpapi.routes import Call, Pool, Route
 
 _SWEEP_S = 0.005
 _RATE_WEIGHT = 0.2  # of a sweep in what is known of the rate at which places are given
+_RATE_WEIGHT_LONG = 0.02  # for those who wait longer: a disk that pauses for 50 ms says nothing to them
 _BEAT_S = 0.05
 _REFUSAL_S_MAX = 0.0005  # who took longer was refused after a wait
 _KEYS = Pool.KEYS  # as core.quorum.MET: a look-up on an Enum is not for the way of every request
+_READ_S_PER_BYTE = 6e-10  # of a body, from the socket to one piece: 60 µs for 100 KiB
 _ANY = int(Tier.BACKGROUND)  # where this may enter, anybody may
 _ADVICE = "nothing was done: wait as Retry-After says, or go to another node"
 
@@ -59,11 +61,13 @@ class Admission:
             length_max=limits.queue_max,
             patience_s=limits.queue_timeout_s,
             standing_patience_s=min(limits.queue_timeout_standing_s, limits.queue_timeout_s),
+            few_max=limits.queue_few_max,
+            few_patience_s=limits.queue_few_timeout_s,
         )
         self.turn_s = limits.loop_turn_s
         self._quota, self._turn_ends = TurnQuota(limits.loop_turn_s), False
         self._turn_began_s = self._refused_s = 0.0
-        self._given, self._given_per_s, self._swept_s = 0, 0.0, 0.0
+        self._given, self._given_per_s, self._given_long_per_s, self._swept_s = 0, 0.0, 0.0, 0.0
         self.degradation = Degradation(window_s=limits.degradation_window_s, calm_s=limits.degradation_calm_s)
         self.level = 0
         self._in_pool = dict.fromkeys(Pool, 0)  # KEYS are counted in `metrics.in_flight`, with all others
@@ -136,16 +140,17 @@ class Admission:
             return
         joined_s = self._elapsed_s()
         # Said before anything is made for a place that it will not get.
-        if line.is_full_for(tier) or line.is_hopeless(tier, joined_s, self._given_per_s):
+        single = route.pool is Pool.KEYS and tier < Tier.SCAN
+        if line.is_full_for(tier) or self._is_hopeless(tier, joined_s, single=single):
             raise self._shed_of("queue_full", tier)
         timeout_s = to_timeout_ms(call.options, call.headers, self._limits) / 1000
         place = Place(self._loop.create_future(), route.pool)
-        waiting = Waiting(place, tier, joined_s, joined_s + timeout_s - call.waited_s)
+        waiting = Waiting(place, tier, joined_s, joined_s + timeout_s - call.waited_s, single=single)
         shed = line.join(waiting, joined_s)
         if shed is not None and not shed.item.given.done():
             shed.item.given.set_exception(self._shed_of("outranked", shed.tier))
         if self._sweeper is None:
-            self._given, self._swept_s = 0, joined_s
+            self._given, self._given_long_per_s, self._swept_s = 0, 0.0, joined_s
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
         self._end_turn_soon()
         try:
@@ -167,6 +172,12 @@ class Admission:
         metrics.queue_waits += 1
         metrics.queue_waited_s += waited_s
 
+    def _is_hopeless(self, tier: Tier, now_s: float, *, single: bool) -> bool:
+        per_s = self._given_per_s
+        if single:
+            per_s = max(per_s, self._given_long_per_s)
+        return self.line.is_hopeless(tier, now_s, per_s, single=single)
+
     def take_more(self, wanted: int, call: Call) -> int:
         """How many more places a request got that has one already: at most `wanted`, those that are free.
 
@@ -181,9 +192,9 @@ class Admission:
         """How long the work of a request took that had a place."""
         self.limit.ended(took_s, self._metrics.in_flight + 1, now_s)
 
-    def refused(self, took_s: float) -> None:
-        """One was, after so long; that reading and writing cost as much again is a guess."""
-        self._refused_s += 2 * min(took_s, _REFUSAL_S_MAX)
+    def refused(self, took_s: float, body_bytes: int) -> None:
+        """One was, after so long; that reading its head and writing cost as much again is a guess."""
+        self._refused_s += 2 * min(took_s, _REFUSAL_S_MAX) + body_bytes * _READ_S_PER_BYTE
 
     def leave(self, places: int = 1, *, pool: Pool = Pool.KEYS) -> None:
         self._metrics.in_flight -= places
@@ -232,6 +243,7 @@ class Admission:
         if now_s > self._swept_s:
             lately_per_s = self._given / (now_s - self._swept_s)
             self._given_per_s += _RATE_WEIGHT * (lately_per_s - self._given_per_s)
+            self._given_long_per_s += _RATE_WEIGHT_LONG * (lately_per_s - self._given_long_per_s)
         self._given, self._swept_s = 0, now_s
         for waiting in self.line.impatient(now_s):
             if not waiting.item.given.done():

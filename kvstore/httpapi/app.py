@@ -154,7 +154,7 @@ class App:
         if waited_s >= 0.0:
             self.admission.ended((duration_s - waited_s) / call.parts, now_s)
         elif reply.status == 503:
-            self.admission.refused(duration_s)
+            self.admission.refused(duration_s, int(headers.get("Content-Length", 0)))
         self._metrics.count(method, reply.status, route.timed if route else "", duration_s)
         return self._finished(reply, request_id)
 

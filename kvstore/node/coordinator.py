@@ -187,11 +187,13 @@ class Coordinator:
             Tally(asked=to_ask, need=need, need_primaries=quorum.pr - own_votes),
             partial(self._stand_ins.reader_failed, read, homes, others, sloppy, deadline_s),
         )
-        for _ in range(to_ask):
+        asked = others[:to_ask]
+        del others[:to_ask]  # in place: whoever asks in place of a failed one has this list, too
+        for node in asked:
             if slow:
-                self._latency.asked(others[0])
-            reads.ask(others.pop(0), read, deadline_s)
-        self.hedges.watch(reads, read, others, deadline_s)
+                self._latency.asked(node)
+            reads.ask(node, read, deadline_s)
+        self.hedges.watch(reads, read, asked, others, deadline_s)
         if few:
             while others:
                 reads.ask_one_more(others.pop(0), read, deadline_s)

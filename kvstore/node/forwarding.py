@@ -107,9 +107,10 @@ class Forwarding:
         if stands_in and not self._reach(others[0]):
             return None
         reads = self._fan_out(Tally(asked=1, need=1), partial(self._next, sent, others, timeout_s, stands_in))
-        self._latency.asked(others[0])
-        reads.ask(others.pop(0), sent, timeout_s)
-        self.hedges.watch(reads, sent, others, timeout_s)
+        first = others.pop(0)
+        self._latency.asked(first)
+        reads.ask(first, sent, timeout_s)
+        self.hedges.watch(reads, sent, [first], others, timeout_s)
         if await reads.decided() is Outcome.MET:
             return cast(Got, reads.answers[0][1])
         refusals = _refusals(reads)

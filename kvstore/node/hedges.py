@@ -14,7 +14,7 @@ from kvstore.core.hedging import CEILING_S, FLOOR_S, HedgeBudget
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
 from kvstore.core.message import Get, Read
-from kvstore.core.quorum import Outcome
+from kvstore.core.quorum import PENDING
 from kvstore.errors import PeerTimeout
 from kvstore.node.fan_out import FanOut
 from kvstore.node.peer_latency import WINDOW_S, PeerLatency
@@ -32,8 +32,12 @@ STALL_S = 0.02
 _SAMPLED_MAX = 2  # reads of one slot whose answers are looked at: hundreds a second are plenty
 
 
-Watched = tuple[FanOut, Read | Get, list[NodeId], float]
-"""(reads, what was asked, homes that were not, seconds in which the homes have to answer)."""
+SILENT_MIN, SILENT_S = 3, 0.05
+"""So many reads in a row without an answer, the first of them asked so long ago: the peer stands still."""
+
+
+Watched = tuple[FanOut, Read | Get, list[NodeId], list[NodeId], float]
+"""(reads, what was asked, homes that were, homes that were not, seconds in which they have to answer)."""
 
 
 class Hedges:
@@ -56,6 +60,7 @@ class Hedges:
         self._slot: list[Watched] = []
         self._wheel: deque[tuple[float, list[Watched]]] = deque()  # (end of the slot, reads asked in it)
         self._unanswered: list[FanOut] = []
+        self._missed: dict[NodeId, tuple[int, float]] = {}  # (late since its last answer, first asked at)
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0
         self.sent = self.refused = 0
@@ -65,11 +70,18 @@ class Hedges:
         """After which a read is late."""
         return FLOOR_S if self._never else self._latency.delay_s
 
-    def watch(self, reads: FanOut, read: Read | Get, others: list[NodeId], deadline_s: float) -> None:
-        """`reads` have just been asked."""
+    def watch(
+        self,
+        reads: FanOut,
+        read: Read | Get,
+        asked: list[NodeId],
+        others: list[NodeId],
+        deadline_s: float,
+    ) -> None:
+        """`reads` have just been asked, of `asked`."""
         if not self._slot:
             self._arm(SLOT_S)
-        self._slot.append((reads, read, others, deadline_s))
+        self._slot.append((reads, read, asked, others, deadline_s))
 
     def _arm(self, wait_s: float) -> None:
         """The timer, at the latest after so long."""
@@ -104,11 +116,32 @@ class Hedges:
         """The reads of one slot, `delay_s` after they were asked."""
         self._budget.earn(len(slot))
         late = [watched for watched in slot if watched[0].tally.acks < watched[0].tally.need]
-        for reads, _, _, _ in slot[:_SAMPLED_MAX]:
+        for reads, *_ in slot[:_SAMPLED_MAX]:
             self._hear(reads)
-        for reads, read, others, deadline_s in late:
-            if reads.tally.outcome is Outcome.PENDING:
+        if self._missed:
+            for reads, *_ in slot:
+                for node, _, _ in reads.answers:
+                    self._missed.pop(node, None)
+        for reads, read, asked, others, deadline_s in late:
+            if reads.tally.outcome is PENDING:
+                self._miss(reads, asked, now_s)
                 self._hedge(reads, read, others, reads.started_s + deadline_s - now_s)
+
+    def _miss(self, reads: FanOut, asked: list[NodeId], now_s: float) -> None:
+        """Reads wait for a deadline where there is no budget for a hedge: the next ones go to somebody else.
+
+        The breaker on failures only hears of it after that deadline. Failures are its business.
+        """
+        if self._never:
+            return
+        ended = {node for node, _, _ in reads.answers} | {node for node, _, _ in reads.failures}
+        for node in asked:
+            if node not in ended:
+                count, since_s = self._missed.get(node, (0, reads.started_s))
+                self._missed[node] = count + 1, since_s
+                if count + 1 >= SILENT_MIN and now_s - since_s >= SILENT_S:
+                    del self._missed[node]
+                    self._latency.silent(node, now_s)
 
     def _hedge(self, reads: FanOut, read: Read | Get, others: list[NodeId], left_s: float) -> None:
         """Not to whom is out of reach: that would not be quicker."""

@@ -56,6 +56,15 @@ class PeerLatency:
         if len(peer.window) < _WINDOW_MAX:
             peer.window.append(elapsed_s)
 
+    def silent(self, node: NodeId, now_s: float) -> None:
+        """It answers nothing any more: asked last at once, as far as so many may be."""
+        peer = self._peers.setdefault(node, _Peer())
+        fresh = [p for p in self._peers.values() if now_s - p.at_s < FRESH_S or p is peer]
+        if node not in self.slow and may_be_last(len(self.slow), len(fresh)):
+            peer.breaker.silent(now_s)
+            self.slow[node] = peer.breaker
+            self.opened += 1
+
     def asked(self, node: NodeId) -> None:
         breaker = self.slow.get(node)
         if breaker is not None:

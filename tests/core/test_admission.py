@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvstore.core.admission import (
@@ -14,6 +14,7 @@ from kvstore.core.admission import (
     WaitingLine,
 )
 from kvstore.core.degradation import Tier
+from kvstore.core.limits import DEFAULT_LIMITS
 
 # --- how many at once -----------------------------------------------------------------------------------
 
@@ -92,15 +93,19 @@ def test_one_slow_request_in_ten_is_no_slowness() -> None:
 # --- who waits ------------------------------------------------------------------------------------------
 
 
+Entry = tuple[Tier, int, float, float, bool]
+"""(tier, arrival, joined, expires, single)"""
+
+
 class Model:
     """A list that is sorted and searched."""
 
-    def __init__(self, length_max: int) -> None:
-        self.length_max = length_max
-        self.all: list[tuple[Tier, int, float, float]] = []  # tier, arrival, joined, expires
+    def __init__(self, length_max: int, few_max: int) -> None:
+        self.length_max, self.few_max = length_max, few_max
+        self.all: list[Entry] = []
         self.since_s = 0.0
 
-    def join(self, entry: tuple[Tier, int, float, float]) -> int | None:
+    def join(self, entry: Entry) -> int | None:
         """The arrival number of who is shed."""
         if not self.all:
             self.since_s = entry[2]
@@ -119,31 +124,48 @@ class Model:
 
     def impatient(self, now_s: float) -> set[int]:
         patience_s = 0.02 if self.all and now_s - self.since_s > 0.1 else 0.1
-        gone = {e[1] for e in self.all if e[2] <= now_s - patience_s or e[3] <= now_s}
+        stay: list[Entry] = []
+        for entry in sorted(self.all):
+            few = entry[4] and len(stay) < self.few_max
+            if entry[2] > now_s - (0.15 if few else patience_s) and entry[3] > now_s:
+                stay.append(entry)
+        gone = {e[1] for e in self.all} - {e[1] for e in stay}
         self.all = [e for e in self.all if e[1] not in gone]
         return gone
 
 
 steps = st.one_of(
-    st.tuples(st.just("join"), st.sampled_from(Tier), st.sampled_from([0.01, 0.05, 9.0])),
+    st.tuples(
+        st.sampled_from(["join", "join single"]), st.sampled_from(Tier), st.sampled_from([0.01, 0.05, 9.0])
+    ),
     st.tuples(st.sampled_from(["serve", "sweep"]), st.just(Tier.WRITE), st.just(0.0)),
     st.tuples(st.just("hang up"), st.just(Tier.WRITE), st.floats(0, 1)),
 )
 
 
-@given(st.integers(0, 6), st.lists(st.tuples(steps, st.sampled_from([0.0, 0.007, 0.03])), max_size=120))
+@given(
+    st.integers(0, 6),
+    st.integers(0, 4),
+    st.lists(st.tuples(steps, st.sampled_from([0.0, 0.007, 0.03])), max_size=120),
+)
 def test_the_line_is_that_of_a_model_that_sorts_a_list(
-    length_max: int, plan: list[tuple[tuple[str, Tier, float], float]]
+    length_max: int, few_max: int, plan: list[tuple[tuple[str, Tier, float], float]]
 ) -> None:
-    line: WaitingLine[int] = WaitingLine(length_max=length_max, patience_s=0.1, standing_patience_s=0.02)
-    model, now_s, known = Model(length_max), 0.0, dict[int, Waiting[int]]()
+    line: WaitingLine[int] = WaitingLine(
+        length_max=length_max,
+        patience_s=0.1,
+        standing_patience_s=0.02,
+        few_max=few_max,
+        few_patience_s=0.15,
+    )
+    model, now_s, known = Model(length_max, few_max), 0.0, dict[int, Waiting[int]]()
     for arrival, ((step, tier, number), later_s) in enumerate(plan):
         now_s += later_s
-        if step == "join":
-            full = line.is_full_for(tier)
-            known[arrival] = newcomer = Waiting(arrival, tier, now_s, now_s + number)
+        if step in ("join", "join single"):
+            full, single = line.is_full_for(tier), step == "join single"
+            known[arrival] = newcomer = Waiting(arrival, tier, now_s, now_s + number, single=single)
             shed = line.join(newcomer, now_s)
-            expected = model.join((tier, arrival, now_s, now_s + number))
+            expected = model.join((tier, arrival, now_s, now_s + number, single))
             assert (shed.item if shed else None) == expected
             assert full == (expected == arrival)
         elif step == "serve":
@@ -172,6 +194,68 @@ def test_a_burst_waits_long_and_a_line_that_stands_does_not() -> None:
     assert [w.item for w in line.impatient(0.116)] == ["later"]
     line.join(Waiting("after it was empty", Tier.WRITE, 0.12, 9.0), 0.12)
     assert line.impatient(0.2) == []
+
+
+def as_shipped() -> WaitingLine[int]:
+    return WaitingLine(
+        length_max=DEFAULT_LIMITS.queue_max,
+        patience_s=DEFAULT_LIMITS.queue_timeout_s,
+        standing_patience_s=DEFAULT_LIMITS.queue_timeout_standing_s,
+        few_max=DEFAULT_LIMITS.queue_few_max,
+        few_patience_s=DEFAULT_LIMITS.queue_few_timeout_s,
+    )
+
+
+SWEEP_S = 0.005
+
+
+@given(st.integers(1, 64), st.floats(0.0001, 0.0058))
+def test_64_clients_that_ask_one_after_the_other_are_all_served(clients: int, takes_s: float) -> None:
+    """One at a time is worked on, the others wait: for so many 5.8 ms each are three quarters of 0.5 s."""
+    line, now_s, swept_s = as_shipped(), 0.0, 0.0
+    for client in range(clients - 1):
+        line.join(Waiting(client, Tier.WRITE, 0.0, 9.0, single=True), 0.0)
+    for turn in range(1000):
+        now_s += takes_s
+        if now_s - swept_s >= SWEEP_S:
+            swept_s = now_s
+            assert line.impatient(now_s) == []
+        assert not line.is_hopeless(Tier.WRITE, now_s, 1 / takes_s, single=True)
+        line.join(Waiting(turn, Tier.WRITE, now_s, now_s + 9.0, single=True), now_s)
+        first = line.first()
+        assert first is not None
+        line.leave(first)
+
+
+@settings(max_examples=40)
+@given(st.floats(1.5, 5.0), st.floats(0.002, 0.03), st.booleans())
+def test_in_an_overload_who_is_not_served_hears_it_within_50_ms(
+    times: float, takes_s: float, single: bool
+) -> None:
+    """An open loop of `times` the capacity, once the line has stood for as long as single operations wait;
+    and nobody served has waited for longer than that."""
+    line, served_s, swept_s = as_shipped(), 0.0, 0.0
+    waits_s, refused_s = list[float](), list[float]()
+    stands_s = DEFAULT_LIMITS.queue_few_timeout_s if single else 0.0
+    for number in range(int(1.5 * times / takes_s)):
+        now_s = number * takes_s / times
+        while served_s + takes_s <= now_s:
+            served_s += takes_s
+            if (first := line.first()) is not None:
+                line.leave(first)
+                waits_s.append(served_s - first.joined_s)
+        if now_s - swept_s >= SWEEP_S:
+            swept_s = now_s
+            gone = [each.joined_s for each in line.impatient(now_s)]
+            refused_s += [now_s - joined_s for joined_s in gone if joined_s >= stands_s]
+        if not line.is_hopeless(Tier.WRITE, now_s, 1 / takes_s, single=single):
+            line.join(Waiting(number, Tier.WRITE, now_s, now_s + 9.0, single=single), now_s)
+        elif now_s >= stands_s:
+            refused_s.append(0.0)
+    refused_s.sort()
+    assert refused_s[int(len(refused_s) * 0.99)] <= 0.05 + max(SWEEP_S, takes_s)
+    allowed_s = DEFAULT_LIMITS.queue_few_timeout_s if single else DEFAULT_LIMITS.queue_timeout_s
+    assert max(waits_s) <= allowed_s + max(SWEEP_S, takes_s)
 
 
 # --- the loop -------------------------------------------------------------------------------------------

@@ -92,6 +92,43 @@ async def test_a_read_in_time_asks_r_homes_and_no_more(world: World) -> None:
     assert world.named("n1").coordinator.hedges.sent == 0
 
 
+async def test_a_home_that_stands_still_is_asked_last_before_the_first_deadline_has_passed() -> None:
+    """Without a budget for hedges each read that asked it waited out its deadline, in a place of its own."""
+    world = await _three(replace(IMPATIENT, hedge_delay_s=0.01, hedge_share_max=0.0, peer_deadline_s=5.0))
+    n1 = world.named("n1")
+    while n1.coordinator.hedges._budget.take():
+        pass
+    world.mute.add("n2")
+    still, waiting = world.named("n2").node_id, []
+    async with asyncio.timeout(4.0):
+        while n1.reach.latency.state(still) is State.CLOSED:
+            waiting.append(asyncio.ensure_future(get(n1, KEY)))
+            await asyncio.sleep(0.01)
+    assert n1.reach.failures(still) == 0, "no deadline has passed"
+    world.calls.clear()
+    for _ in range(6):
+        await get(n1, KEY)
+    assert reads_asked(world) == {"n3": 6}
+    for read in waiting:
+        read.cancel()
+    await world.stop()
+
+
+async def test_one_answer_in_between_is_no_silence() -> None:
+    world = await _three(replace(IMPATIENT, hedge_delay_s=0.01))
+    n1 = world.named("n1")
+    for number in range(12):
+        world.mute.clear()
+        if number % 3:
+            world.mute.add("n2")
+        await get(n1, KEY)
+        await get(n1, KEY)
+        await asyncio.sleep(0.02)
+    assert n1.coordinator.hedges.sent >= 6
+    assert n1.reach.latency.opened == 0
+    await world.stop()
+
+
 async def test_what_only_the_hedge_knows_is_shown(world: World) -> None:
     """The late home has missed the write, and so has the coordinator."""
     n1 = world.named("n1")
@@ -152,9 +189,13 @@ class Wheel:
 
     def read(self) -> None:
         reads = SimpleNamespace(
-            tally=Tally(asked=1, need=1), started_s=self.now_s, ask_one_more=lambda *_: self._more()
+            tally=Tally(asked=1, need=1),
+            started_s=self.now_s,
+            ask_one_more=lambda *_: self._more(),
+            answers=[],
+            failures=[],
         )
-        self.hedges.watch(cast(FanOut, reads), Read(0, b"k"), ["n2"], 0.5)
+        self.hedges.watch(cast(FanOut, reads), Read(0, b"k"), ["n3"], ["n2"], 0.5)
 
     def _more(self) -> None:
         self.asked += 1

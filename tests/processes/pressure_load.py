@@ -119,16 +119,23 @@ class Load:
         self._again = False  # closed loop: the next request when the last was answered
         self._sweeper = asyncio.ensure_future(self._sweep())
 
-    async def open(self, kinds: list[tuple[Kind, float]], seconds: float) -> None:
-        """(kind, requests per second) each, for so long; returns when every request has ended."""
+    async def open(self, kinds: list[tuple[Kind, float]], seconds: float, *, own_pace: bool = False) -> None:
+        """(kind, requests per second) each, for so long; returns when every request has ended.
+
+        `own_pace`: times count from when a request was handed to a lane, up to a tick after it was due. Where
+        these are milliseconds, most of them would be those of this process.
+        """
         self._again = False
         began_s = time.perf_counter()
         done = [0] * len(kinds)
         while (passed_s := time.perf_counter() - began_s) < seconds:
             due = []
             for number, (kind, per_s) in enumerate(kinds):
-                upto = int(passed_s * per_s)
-                due += [(began_s + at / per_s, kind) for at in range(done[number], upto)]
+                upto = 1 + int(passed_s * per_s)
+                due += [
+                    (began_s + (passed_s if own_pace else at / per_s), kind)
+                    for at in range(done[number], upto)
+                ]
                 done[number] = upto
             for due_s, kind in sorted(due, key=lambda each: each[0]):
                 kind.outcomes.due += 1
