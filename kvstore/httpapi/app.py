@@ -22,7 +22,7 @@ from kvstore.httpapi.admission import Admission
 from kvstore.httpapi.authentication import Audit, Authentication
 from kvstore.httpapi.batch import Batch
 from kvstore.httpapi.batch_items import BatchReader
-from kvstore.httpapi.body import read_body
+from kvstore.httpapi.body import body_at_hand, read_body
 from kvstore.httpapi.connection import Connection, WholeRequest
 from kvstore.httpapi.data_routes import DataRoutes, header_token
 from kvstore.httpapi.growth import Growth
@@ -129,7 +129,11 @@ class App:
                 call.client = principal.name or protocol.address
                 self.rates.check(call.client, bucket)
             if route.body_bytes_max:
-                await self._read_body(route, call, request)
+                body = body_at_hand(request, route.body_bytes_max)
+                if body is None:
+                    await self._read_body(route, call, request)
+                else:
+                    call.body = body
             if route.lane is _DATA:
                 late = turn_s - since_s > self.admission.turn_s and since_s > 0.0
                 if late or not self.admission.enters_at_once(route, call):
@@ -160,9 +164,6 @@ class App:
 
     async def _read_body(self, route: Route, call: Call, request: web.BaseRequest | WholeRequest) -> None:
         """A body that is still on its way takes no place: a slow client would take it from all others."""
-        if request.content.is_eof():
-            call.body = await read_body(request, route.body_bytes_max, self._body_timeout_s)
-            return
         if route.lane is _DATA:
             self.admission.refuse_early(route, call)
         began_s = self._elapsed_s()

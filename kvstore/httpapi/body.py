@@ -15,26 +15,31 @@ from kvstore.httpapi.status_codes import BodyBroken, RequestTooSlow
 CONTENT_ENCODING = istr("Content-Encoding")
 
 
+def body_at_hand(request: web.BaseRequest | WholeRequest, bytes_max: int) -> bytes | None:
+    """The body if it has all arrived, as a small one does with its header: no wait, no timer.
+
+    Raises TooLarge, BodyBroken, InvalidRequest.
+    """
+    content = request.content
+    if not content.is_eof():
+        return None
+    _refuse_encoding(request)
+    try:
+        body = content.read_nowait()
+    except Exception as error:
+        raise BodyBroken(f"the body does not parse: {error}") from None
+    if len(body) > bytes_max:
+        raise _too_large(str(len(body)), bytes_max)
+    return body
+
+
 async def read_body(request: web.BaseRequest | WholeRequest, bytes_max: int, timeout_s: float) -> bytes:
-    """The whole body. Raises TooLarge, RequestTooSlow, BodyBroken, InvalidRequest.
+    """The body, some of it still on its way. Raises TooLarge, RequestTooSlow, BodyBroken, InvalidRequest.
 
     A declared length is checked before anything is read; a chunked body is cut off at the limit.
     """
-    headers, content = request.headers, request.content
-    encoding = headers.get(CONTENT_ENCODING)
-    if encoding is not None and encoding.strip().lower() != "identity":
-        raise InvalidRequest(
-            f"Content-Encoding {encoding[:64]!r} is not taken",
-            advice="send the bytes as they are to be stored, and note their encoding in a KV-Meta- header",
-        )
-    if content.is_eof():  # small bodies come with their header: no wait, no timer
-        try:
-            body = content.read_nowait()
-        except Exception as error:
-            raise BodyBroken(f"the body does not parse: {error}") from None
-        if len(body) > bytes_max:
-            raise _too_large(str(len(body)), bytes_max)
-        return body
+    _refuse_encoding(request)
+    headers = request.headers
     declared = headers.get("Content-Length")
     if declared is not None and int(declared) > bytes_max:
         raise _too_large(declared, bytes_max)
@@ -43,9 +48,18 @@ async def read_body(request: web.BaseRequest | WholeRequest, bytes_max: int, tim
         _continue(request, expect)
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read_chunks(content, bytes_max)
+            return await _read_chunks(request.content, bytes_max)
     except TimeoutError:
         raise RequestTooSlow(f"no complete body within {timeout_s:g} s") from None
+
+
+def _refuse_encoding(request: web.BaseRequest | WholeRequest) -> None:
+    encoding = request.headers.get(CONTENT_ENCODING)
+    if encoding is not None and encoding.strip().lower() != "identity":
+        raise InvalidRequest(
+            f"Content-Encoding {encoding[:64]!r} is not taken",
+            advice="send the bytes as they are to be stored, and note their encoding in a KV-Meta- header",
+        )
 
 
 async def _read_chunks(content: aiohttp.StreamReader, bytes_max: int) -> bytes:

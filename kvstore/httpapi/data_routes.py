@@ -27,6 +27,7 @@ from kvstore.node.best_effort import best_effort
 
 LAST_WRITE = "lww"
 BEST_EFFORT = "best_effort"
+_NAMES_REMEMBERED_MAX = 4096
 _SIBLING = re.compile(rb'"?([0-9a-f]{16})"?')
 _NO_SUCH_KEY = b'{"type":"no-such-key","title":"The key has no value","status":404}'
 _NO_SUCH_KEY_LINES = f"KV-Siblings: 0\r\nContent-Type: {PROBLEM_TYPE}\r\n"
@@ -144,34 +145,36 @@ class ReceiptLines:
         self._name_of: Callable[[str], str] = service.name_of
         self._me = service.node_id
         self._node_line = f"KV-Node: {header_token(service.name)}\r\n"
-        self._tokens: dict[str, str] = {}
+        self._tokens = HeaderTokens()
 
     def __call__(self, receipt: Receipt) -> str:
+        coordinator, n, required, acks, replicas, hinted, repairs, layout_version = receipt
+        tokens, name_of = self._tokens, self._name_of
         lines = (
-            f"{self._node_line}KV-Outcome: ok\r\nKV-Acks: {receipt.acks}/{receipt.n}\r\n"
-            f"KV-Required: {receipt.required}\r\nKV-Layout: {receipt.layout_version}\r\n"
+            f"{self._node_line}KV-Outcome: ok\r\nKV-Acks: {acks}/{n}\r\n"
+            f"KV-Required: {required}\r\nKV-Layout: {layout_version}\r\n"
         )
-        if receipt.replicas:
+        if replicas:
             timing = ", ".join(
-                [f'{self._token(node)};dur={ms:.2f};desc="{did}"' for node, ms, did in receipt.replicas]
+                [f'{tokens[name_of(node)]};dur={ms:.2f};desc="{did}"' for node, ms, did in replicas]
             )
             lines = f"{lines}Server-Timing: {timing}\r\n"
-        if receipt.coordinator != self._me:
-            lines += f"KV-Coordinator: {self._token(receipt.coordinator)}\r\n"
-        if receipt.hinted:
-            lines += f"KV-Hinted: {len(receipt.hinted)}\r\n"
-        if receipt.repairs:
-            lines += f"KV-Repairs: {receipt.repairs}\r\n"
+        if coordinator != self._me:
+            lines += f"KV-Coordinator: {tokens[name_of(coordinator)]}\r\n"
+        if hinted:
+            lines += f"KV-Hinted: {len(hinted)}\r\n"
+        if repairs:
+            lines += f"KV-Repairs: {repairs}\r\n"
         return lines
 
-    def _token(self, node: str) -> str:
-        """Names come from other nodes; they are made fit for a header once."""
-        name = self._name_of(node)
-        token = self._tokens.get(name)
-        if token is None:
-            if len(self._tokens) > 4096:
-                self._tokens.clear()
-            token = self._tokens[name] = header_token(name)
+
+class HeaderTokens(dict[str, str]):
+    """Name -> `header_token` of it. Names come from other nodes; they are made fit for a header once."""
+
+    def __missing__(self, name: str) -> str:
+        if len(self) > _NAMES_REMEMBERED_MAX:
+            self.clear()
+        token = self[name] = header_token(name)
         return token
 
 

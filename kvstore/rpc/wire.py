@@ -101,13 +101,9 @@ def _store(fields: Any) -> Any:
     if type(fields) is tuple and len(fields) == 7:
         partition, key, state, sync, hlc_time, base, writer = fields
         if (
-            type(partition) is int
-            and type(key) is bytes
-            and type(state) is bytes
+            type(partition) is type(hlc_time) is type(writer) is int
+            and type(key) is type(state) is type(base) is bytes
             and type(sync) is bool
-            and type(hlc_time) is int
-            and type(base) is bytes
-            and type(writer) is int
         ):
             return _new(Store, fields)
     return _derived_store(fields)
@@ -141,10 +137,7 @@ def open_request(message: Any) -> tuple[int, int, int, int, Any]:
     if type(message) is tuple and len(message) >= 5:
         call_id, number, deadline_ms, class_, fields = message[:5]
         if (
-            type(call_id) is int
-            and type(number) is int
-            and type(deadline_ms) is int
-            and type(class_) is int
+            type(call_id) is type(number) is type(deadline_ms) is type(class_) is int
             and 0 <= call_id <= CALL_ID_MAX
             and number >= 0
             and 0 <= class_ <= 2
@@ -157,7 +150,7 @@ def open_reply(message: Any) -> tuple[int, int, Any]:
     """(call id, 0 for an answer and 1 for a refusal, fields)."""
     if type(message) is tuple and len(message) >= 3:
         call_id, status, fields = message[:3]
-        if type(call_id) is int and type(status) is int and 0 <= status <= 1:
+        if type(call_id) is type(status) is int and 0 <= status <= 1:
             return call_id, status, fields
     raise MalformedFrame("not a reply")
 

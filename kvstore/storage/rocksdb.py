@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -41,6 +40,7 @@ from kvstore.storage.rocksdb_engine import (
     is_no_space,
     open_error,
 )
+from kvstore.storage.sync_thread import SyncThread
 
 _SPACE_STEP_BYTES = 4 * MIB  # written between two looks at the free space
 _BATCH_BYTES = 64  # taken for what a batch writes beside its values
@@ -87,7 +87,7 @@ class RocksStorage:
             self._directory.release()
             raise open_error(path, error) from None
         self._use(engine)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kvstore-sync")
+        self._thread = SyncThread()
 
     def _use(self, engine: Engine | ClosedEngine) -> None:
         """Handles are never put into local variables: one in the frame of an error keeps its engine open."""
@@ -221,10 +221,8 @@ class RocksStorage:
             self._use(ClosedEngine())
             for cursor in list(self._cursors):
                 cursor.close()
-            loop = asyncio.get_running_loop()
-            self._closing = loop.run_in_executor(self._thread, self._check_out, engine, failed)
+            self._closing = self._thread.finish(partial(self._check_out, engine, failed))
             self._closing.add_done_callback(partial(_closed, waiting))
-            self._thread.shutdown(wait=False)
         await asyncio.shield(self._closing)
 
     def _check_out(self, engine: Engine | ClosedEngine, failed: bool) -> None:
@@ -264,7 +262,8 @@ class RocksStorage:
     def _begin_sync(self) -> None:
         engine = self._engine
         assert isinstance(engine, Engine)
-        self._thread.submit(self._sync, asyncio.get_running_loop(), engine, engine.last_sequence())
+        loop, sequence = asyncio.get_running_loop(), engine.last_sequence()
+        self._thread.submit(partial(self._sync, loop, engine, sequence))
 
     def _sync(self, loop: asyncio.AbstractEventLoop, engine: Engine, sequence: int) -> None:
         began, failure = perf_counter(), ""
