@@ -12,7 +12,7 @@ from functools import partial
 from kvstore.core.membership import NodeId
 from kvstore.core.message import HintsHeld, Reply, Request
 from kvstore.core.quorum import PENDING, Outcome, Tally
-from kvstore.errors import KVStoreError, NotFound, PeerTimeout, QuorumNotMet
+from kvstore.errors import KVStoreError, NotFound, QuorumNotMet
 from kvstore.node.grace import Grace
 from kvstore.node.ports import Peers
 from kvstore.node.reach import Reach
@@ -74,8 +74,7 @@ class FanOut:
         """One vote of the tally's `asked` is this node's."""
         self._sending()
         self._reach.asked(node)
-        call = self._peers.call(node, request, deadline_s)
-        call.add_done_callback(partial(self._arrived, node))
+        self._peers.ask(node, request, deadline_s, partial(self._arrived, node))
 
     def ask_one_more(self, node: NodeId, request: Request, deadline_s: float) -> None:
         """Another home, beyond those the tally knows of."""
@@ -108,8 +107,7 @@ class FanOut:
             self.tally.ask_one_more(primary=False)
         self._sending()
         self._reach.asked(node)
-        call = self._peers.call(node, request, deadline_s)
-        call.add_done_callback(partial(self._stood_in, node, home, counts, instead))
+        self._peers.ask(node, request, deadline_s, partial(self._stood_in, node, home, counts, instead))
 
     def vote(
         self, node: NodeId, durable: asyncio.Future[None], answer: Reply, home: NodeId | None = None
@@ -156,21 +154,19 @@ class FanOut:
         if error is None:
             self.vote_now(node, answer, home)
         else:
-            self._failed(node, error)
+            self._failed(node, error if isinstance(error, KVStoreError) else KVStoreError(str(error)))
             self._count(ack=False, primary=home is None)
 
-    def _arrived(self, node: NodeId, call: asyncio.Future[Reply]) -> None:
-        error: BaseException | None = PeerTimeout("cancelled") if call.cancelled() else call.exception()
-        if error is None:
-            self._reach.succeeded(node)
-            self.answers.append((node, call.result(), self._now() - self.started_s))
+    def _arrived(self, node: NodeId, outcome: Reply | KVStoreError) -> None:
+        self._reach.heard(node, outcome)
+        if isinstance(outcome, KVStoreError):
+            self._failed(node, outcome)
+            if self._instead is not None:
+                self._instead(self, node, outcome)
+            self._count(ack=False)
+        else:
+            self.answers.append((node, outcome, self._now() - self.started_s))
             self._count(ack=True)
-            self._ended()
-            return
-        known = self._failed(node, self._reach.heard(node, call) or error)
-        if self._instead is not None:
-            self._instead(self, node, known)
-        self._count(ack=False)
         self._ended()
 
     def _stood_in(
@@ -179,29 +175,26 @@ class FanOut:
         home: NodeId,
         counts: bool,
         instead: Callable[[], None] | None,
-        call: asyncio.Future[Reply],
+        outcome: Reply | KVStoreError,
     ) -> None:
-        error: BaseException | None = self._reach.heard(node, call)
-        if error is None:
-            answer = call.result()
-            if not isinstance(answer, HintsHeld) or answer.state:
-                self.hinted += ((node, answer, self._now() - self.started_s, home),)
-                if counts:
-                    self._count(ack=True, primary=False)
-                self._ended()
-                return
-            error = NotFound("it keeps no hint of the key, which says nothing about the key")
-        self._failed(node, error)
+        self._reach.heard(node, outcome)
+        if isinstance(outcome, HintsHeld) and not outcome.state:
+            outcome = NotFound("it keeps no hint of the key, which says nothing about the key")
+        if not isinstance(outcome, KVStoreError):
+            self.hinted += ((node, outcome, self._now() - self.started_s, home),)
+            if counts:
+                self._count(ack=True, primary=False)
+            self._ended()
+            return
+        self._failed(node, outcome)
         if instead is not None:
             instead()
         if counts:
             self._count(ack=False, primary=False)
         self._ended()
 
-    def _failed(self, node: NodeId, error: BaseException) -> KVStoreError:
-        known = error if isinstance(error, KVStoreError) else KVStoreError(str(error))
-        self.failures.append((node, known, self._now() - self.started_s))
-        return known
+    def _failed(self, node: NodeId, error: KVStoreError) -> None:
+        self.failures.append((node, error, self._now() - self.started_s))
 
     def _count(self, *, ack: bool, primary: bool = True) -> None:
         self.tally.count(ack=ack, primary=primary)

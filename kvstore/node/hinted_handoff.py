@@ -33,7 +33,7 @@ from kvstore.node.bucket_registry import BucketRegistry
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.grace import Grace
 from kvstore.node.hint_store import HintStore
-from kvstore.node.ports import Peers, Random
+from kvstore.node.ports import Peers, Random, outcome_of
 from kvstore.node.reach import Reach
 from kvstore.node.replica import Replica
 
@@ -189,9 +189,9 @@ class HintedHandoff:
         try:
             await call
         except KVStoreError as error:
-            self._reach.heard(owner, call)
+            self._reach.heard(owner, outcome_of(call))
             return self._refused(owner, error) if isinstance(error, PeerRefused) else error
-        self._reach.heard(owner, call)
+        self._reach.heard(owner, outcome_of(call))
         self._refusals.pop(owner, None)
         return None
 

@@ -6,13 +6,14 @@ The event loop's own time (`loop.time()`) is the fifth port: under simulation it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
 from kvstore.core.membership import NodeId
 from kvstore.core.message import Reply, Request
+from kvstore.errors import KVStoreError, PeerTimeout
 
 
 class Kind(IntEnum):
@@ -80,8 +81,23 @@ class Storage(Reader, Protocol):
         """Sync, mark the stop as clean, release the directory. Idempotent."""
 
 
+Told = Callable[[Reply | KVStoreError], None]
+"""Hears what a call came to."""
+
+
+def outcome_of(call: asyncio.Future[Reply]) -> Reply | KVStoreError:
+    """What a call came to, as `Told` hears it."""
+    error = PeerTimeout("cancelled") if call.cancelled() else call.exception()
+    if error is None:
+        return call.result()
+    return error if isinstance(error, KVStoreError) else KVStoreError(str(error))
+
+
 class Peers(Protocol):
     """Calls to other nodes, multiplexed and authenticated."""
+
+    def ask(self, node: NodeId, request: Request, deadline_s: float, told: Told) -> None:
+        """As `call`, without a future: `told` is called once, and never before this returns."""
 
     def call(
         self, node: NodeId, request: Request, deadline_s: float, *, background: bool = False

@@ -10,7 +10,7 @@ import asyncio
 from kvstore.core.circuit_breaker import CircuitBreaker, State
 from kvstore.core.membership import NodeId
 from kvstore.core.message import Reply
-from kvstore.errors import KVStoreError, PeerError, PeerRefused, PeerTimeout
+from kvstore.errors import KVStoreError, PeerError, PeerRefused
 from kvstore.node.peer_latency import PeerLatency
 
 
@@ -72,11 +72,9 @@ class Reach:
         breaker = self._breakers.get(node)
         return State.CLOSED if breaker is None else breaker.state
 
-    def heard(self, node: NodeId, call: asyncio.Future[Reply]) -> KVStoreError | None:
-        """Take note of how a call ended; its error, if it is one."""
-        error = PeerTimeout("cancelled") if call.cancelled() else call.exception()
-        if error is None or isinstance(error, PeerRefused):
+    def heard(self, node: NodeId, outcome: Reply | KVStoreError) -> None:
+        """Take note of what a call came to."""
+        if not isinstance(outcome, KVStoreError) or isinstance(outcome, PeerRefused):
             self.succeeded(node)  # it answers; what it answers is its vote
         else:
-            self.failed(node, hard=isinstance(error, PeerError) and not error.sent)
-        return error if error is None or isinstance(error, KVStoreError) else KVStoreError(str(error))
+            self.failed(node, hard=isinstance(outcome, PeerError) and not outcome.sent)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from kvstore.core.backoff import backoff_s
 from kvstore.core.limits import Limits
 from kvstore.core.membership import NodeId
-from kvstore.core.message import Reply, Request
-from kvstore.errors import PeerUnreachable
-from kvstore.rpc.calls import Calls
+from kvstore.core.message import Request
+from kvstore.errors import PeerError, PeerUnreachable
+from kvstore.rpc.calls import Calls, Told
 from kvstore.rpc.connection import Connection, split_address
 from kvstore.rpc.handshake import Established, Handshake, HandshakeFailed
 from kvstore.rpc.identity import Identity
@@ -101,14 +101,14 @@ class Link:
         self._task: asyncio.Task[None] | None = None
         self._connects = self._bytes_sent = self._bytes_received = 0
 
-    def call(self, request: Request, deadline_s: float, class_: int) -> asyncio.Future[Reply]:
-        """As Peers.call."""
+    def ask(self, request: Request, deadline_s: float, class_: int, told: Told) -> PeerError | None:
+        """As Calls.add."""
         state = self.state
         if state is not _CONNECTED and state is not State.CONNECTING:
             if state is not State.IDLE:
-                return self.calls.fail_now(PeerUnreachable(f"{self._whom()}: {self._why}"))
+                return self.calls.refused(PeerUnreachable(f"{self._whom()}: {self._why}"))
             self.connect()
-        return self.calls.add(request, deadline_s, class_)
+        return self.calls.add(request, deadline_s, class_, told)
 
     def expire(self, now_s: float) -> None:
         """Fails what is over its deadline, and gives a silent connection up."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from functools import partial
 
 from kvstore.core.generation import is_proven_twin
 from kvstore.core.limits import DEFAULT_LIMITS, Limits
 from kvstore.core.membership import NodeId
 from kvstore.core.message import Reply, Request
 from kvstore.errors import PeerUnreachable
+from kvstore.rpc.calls import Told, settle
 from kvstore.rpc.identity import Identity
 from kvstore.rpc.link import Link, PeerStats, State, Timing
 from kvstore.rpc.reporting import RateLimited, Report, report_nothing
@@ -79,20 +81,34 @@ class PeerClient:
         if self._closing:
             await asyncio.wait(self._closing)
 
+    def ask(self, node: NodeId, request: Request, deadline_s: float, told: Told) -> None:
+        link = self._links.get(node)
+        refusal = self._unknown(node) if link is None else link.ask(request, deadline_s, _DATA, told)
+        if refusal is not None:
+            self._loop.call_soon(told, refusal)
+
     def call(
         self, node: NodeId, request: Request, deadline_s: float, *, background: bool = False
     ) -> asyncio.Future[Reply]:
         link = self._links.get(node)
         if link is None:
-            return self._unknown(_STOPPED if self._closed else f"no address is known of node {node}")
-        return link.call(request, deadline_s, _BACKGROUND if background else _DATA)
+            return self._failed(self._unknown(node))
+        return self._called(link, request, deadline_s, _BACKGROUND if background else _DATA)
 
     def call_address(self, address: str, request: Request, deadline_s: float) -> asyncio.Future[Reply]:
         """To whoever listens there; over the link of a known node if that one does."""
         link = self._at(address)
         if link is None:
-            return self._unknown(_STOPPED if self._closed else f"more than {SEEDS_MAX} addresses are in use")
-        return link.call(request, deadline_s, _DATA)
+            text = _STOPPED if self._closed else f"more than {SEEDS_MAX} addresses are in use"
+            return self._failed(PeerUnreachable(text))
+        return self._called(link, request, deadline_s, _DATA)
+
+    def _called(self, link: Link, request: Request, deadline_s: float, class_: int) -> asyncio.Future[Reply]:
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        refusal = link.ask(request, deadline_s, class_, partial(settle, future))
+        if refusal is not None:
+            settle(future, refusal)
+        return future
 
     def learn(self, node: NodeId, address: str) -> None:
         """Connects at once, or again if the address is another than before. Our own id is not learned."""
@@ -175,10 +191,12 @@ class PeerClient:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    def _unknown(self, text: str) -> asyncio.Future[Reply]:
+    def _unknown(self, node: NodeId) -> PeerUnreachable:
+        return PeerUnreachable(_STOPPED if self._closed else f"no address is known of node {node}")
+
+    def _failed(self, error: PeerUnreachable) -> asyncio.Future[Reply]:
         future: asyncio.Future[Reply] = self._loop.create_future()
-        future.set_exception(PeerUnreachable(text))
-        future.exception()  # as in Calls: nobody needs to look at it
+        settle(future, error)
         return future
 
     def _refused_as_twin(self, text: str) -> None:

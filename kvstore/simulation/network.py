@@ -30,6 +30,7 @@ from kvstore.core.message import (
     Request,
 )
 from kvstore.errors import KVStoreError, PeerRefused, PeerTimeout, PeerUnreachable
+from kvstore.node.ports import Told, outcome_of
 from kvstore.simulation.chance import LinkChance
 from kvstore.simulation.loop import Owner, VirtualTimeLoop
 from kvstore.simulation.trace import Trace
@@ -366,6 +367,9 @@ class SimulatedPeers:
     def __init__(self, network: Network, endpoint: Endpoint) -> None:
         self._network, self._endpoint = network, endpoint
         self._known: dict[NodeId, str] = {}
+
+    def ask(self, node: NodeId, request: Request, deadline_s: float, told: Told) -> None:
+        self.call(node, request, deadline_s).add_done_callback(lambda call: told(outcome_of(call)))
 
     def call(
         self, node: NodeId, request: Request, deadline_s: float, *, background: bool = False

@@ -18,6 +18,7 @@ from kvstore.core.ring import full_key, partition_of
 from kvstore.errors import KVStoreError, PeerRefused, PeerTimeout, PeerUnreachable
 from kvstore.node.cluster_view import ClusterView
 from kvstore.node.node import Node
+from kvstore.node.ports import Told, outcome_of
 from kvstore.storage.memory import MemoryDisk, MemoryStorage
 
 QUIET = replace(DEFAULT_LIMITS, anti_entropy_interval_s=86_400.0)
@@ -223,6 +224,9 @@ class _Link:
 
     def __init__(self, world: World, name: str) -> None:
         self._world, self._name = world, name
+
+    def ask(self, node: NodeId, request: Request, deadline_s: float, told: Told) -> None:
+        self.call(node, request, deadline_s).add_done_callback(lambda call: told(outcome_of(call)))
 
     def call(
         self, node: NodeId, request: Request, deadline_s: float, *, background: bool = False

@@ -23,6 +23,7 @@ from kvstore.core.message import (
 )
 from kvstore.errors import (
     InvalidRequest,
+    KVStoreError,
     PeerRefused,
     PeerTimeout,
     PeerUnreachable,
@@ -285,6 +286,41 @@ async def test_requests_that_waited_too_long_here_are_not_worked_on(network: Net
     assert isinstance(await error_of(second), PeerTimeout)
     assert worked_on == [b"first"]
     assert server.stats().expired == 1
+
+
+# --- without a future -----------------------------------------------------------------------------------
+
+
+async def test_who_asks_is_told_once_and_never_before_the_call_returns(network: Network) -> None:
+    client = await pair(network, echo)
+    told: list[Reply | KVStoreError] = []
+    client.ask(BOB, Read(1, b"k"), 10.0, told.append)
+    client.ask("nobody", Read(1, b"k"), 10.0, told.append)
+    client.ask(BOB, Read(1, b"k"), 0.0, told.append)
+    assert told == []
+    await eventually(lambda: len(told) == 3)
+    assert sorted(type(outcome).__name__ for outcome in told) == ["Held", *["PeerUnreachable"] * 2]
+    await client.call(BOB, Read(1, b"k"), 10.0)
+    assert len(told) == 3
+
+
+async def test_a_fault_of_one_who_is_told_ends_neither_the_connection_nor_other_calls(
+    network: Network,
+) -> None:
+    client = await pair(network, echo)
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    told: list[Reply | KVStoreError] = []
+
+    def broken(outcome: Reply | KVStoreError) -> None:
+        raise RuntimeError("a bug")
+
+    client.ask(BOB, Read(1, b"k"), 10.0, broken)
+    client.ask(BOB, Read(2, b"k"), 10.0, told.append)
+    await eventually(lambda: told)
+    assert isinstance(told[0], Held)
+    assert [str(fault["exception"]) for fault in faults] == ["a bug"]
+    assert client.stats()[BOB].connects == 1
 
 
 # --- bounds ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from kvstore.core.encoding import decode_causal
 from kvstore.core.membership import NodeId
 from kvstore.core.message import Reply, Request, Store, Stored
 from kvstore.core.quorum import Outcome, Quorum, Tally
-from kvstore.errors import CorruptRecord
+from kvstore.errors import CorruptRecord, KVStoreError
 from kvstore.node import coordinator
 from kvstore.node.fan_out import FanOut
 from kvstore.node.ports import Kind
@@ -89,10 +89,9 @@ def one_node_counts_twice(patch: Patch) -> None:
     """An answer that arrives is a vote, and so is the same answer again."""
     arrived, count = FanOut._arrived, Tally.count
 
-    def twice(self: FanOut, node: NodeId, call: asyncio.Future[Reply]) -> None:
-        arrived(self, node, call)
-        answered = not call.cancelled() and call.exception() is None
-        if answered and self.tally.outcome is Outcome.PENDING and isinstance(call.result(), Stored):
+    def twice(self: FanOut, node: NodeId, outcome: Reply | KVStoreError) -> None:
+        arrived(self, node, outcome)
+        if self.tally.outcome is Outcome.PENDING and isinstance(outcome, Stored):
             self._count(ack=True)
 
     def tolerant(self: Tally, *, ack: bool, primary: bool = True) -> None:
