@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rocksdict import (
+    BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
     DbClosedError,
@@ -176,6 +177,12 @@ def _family(cache: Cache, write_buffer_bytes: int) -> Options:
     tables.set_bloom_filter(10, False)  # bits per key: 1 % false positives; a miss reads no table
     tables.set_cache_index_and_filter_blocks(True)  # else they grow with the keys, outside the cache
     tables.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    # In pieces: the filter of a table of 1,000,000 keys has 1.2 MB, more than a shard of the cache takes.
+    # Whole, it is read and checked again for every get: 558 µs instead of 7.
+    tables.set_index_type(BlockBasedIndexType.two_level_index_search())
+    tables.set_partition_filters(True)
+    tables.set_metadata_block_size(4 * KIB)
+    tables.set_pin_top_level_index_and_filter(True)
     tables.set_format_version(6)
     options = Options(raw_mode=True)
     options.set_block_based_table_factory(tables)
