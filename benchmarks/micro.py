@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,14 @@ def codec() -> dict[str, Callable[[], object]]:
     state = write(EMPTY_STATE, EMPTY_CONTEXT, version, (77, 1))
     encoded = encode_state(state)
     store = Store(7, KEY, encoded, True, 0, head_of(encoded), 77)
+    in_turn = cycle((store, store._replace(partition=8)))  # of one alone the bytes would be remembered
+    number = REQUESTS.index(Store)
     return {
         "encode a state of one version": partial(encode_single, state.context, (77, 1), version, 0),
         "decode a state": partial(decode_state, encoded),
         "decode its causal part": partial(decode_causal, encoded),
         "digest of a state": partial(digest, encoded),
-        "encode a replica write for the wire": partial(
-            encode_request, 1, REQUESTS.index(Store), 0.5, 0, store
-        ),
+        "encode a replica write for the wire": lambda: encode_request(1, number, 0.5, 0, next(in_turn)),
         "encode an answer for the wire": partial(encode_answer, 1, Held(False, encoded)),
     }
 
