@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from threading import Lock
 
 from kvstore.client.protocol import Reply
@@ -17,7 +18,7 @@ class LastSeen:
     """
 
     def __init__(self) -> None:
-        self._replies: dict[bytes, Reply] = {}
+        self._replies: OrderedDict[bytes, Reply] = OrderedDict()
         self._lock = Lock()
 
     def remember(self, key: bytes, reply: Reply | None) -> None:
@@ -27,7 +28,7 @@ class LastSeen:
             if reply is not None and len(reply.body) <= VALUE_BYTES_MAX:
                 self._replies[key] = reply
                 if len(self._replies) > KEYS_MAX:
-                    del self._replies[next(iter(self._replies))]
+                    self._replies.popitem(last=False)
 
     def recall(self, key: bytes) -> Reply | None:
         """With its origin in place of what a node said of how it was read."""

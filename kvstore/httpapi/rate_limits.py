@@ -6,6 +6,7 @@ client that spreads over all nodes gets as much from each.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 from kvstore.core.token_bucket import TokenBucket
@@ -27,8 +28,8 @@ class RateLimits:
         self._service, self._metrics, self._elapsed_s = service, metrics, elapsed_s
         self._client_rate_per_s = service.limits.client_requests_per_s
         self._burst_s = service.limits.rate_burst_s
-        self._clients: dict[str, TokenBucket] = {}
-        self._buckets: dict[str, TokenBucket] = {}
+        self._clients: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
         self.active = False
         self.refresh()
 
@@ -87,10 +88,10 @@ class RateLimits:
         return found
 
     def _made(
-        self, table: dict[str, TokenBucket], name: str, rate_per_s: float, entries_max: int
+        self, table: OrderedDict[str, TokenBucket], name: str, rate_per_s: float, entries_max: int
     ) -> TokenBucket:
         if len(table) >= entries_max:
-            del table[next(iter(table))]
+            table.popitem(last=False)
         burst = max(1.0, rate_per_s * self._burst_s)
         table[name] = made = TokenBucket(rate_per_s=rate_per_s, burst=burst, now_s=self._elapsed_s())
         return made

@@ -8,6 +8,7 @@ disk: anti-entropy has to bring what nobody kept.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
@@ -55,7 +56,7 @@ class HintStore:
         self._storage, self._wall, self._limits = storage, wall, limits
         self._pending: dict[int, dict[NodeId, Pending]] = {}
         self._marks: dict[tuple[int, NodeId], None] = {}
-        self._last_dots: dict[bytes, tuple[Dot, NodeId]] = {}
+        self._last_dots: OrderedDict[bytes, tuple[Dot, NodeId]] = OrderedDict()
         self.on_missed: Callable[[int, NodeId], None] = lambda partition, target: None
         self.count = self.bytes = self.delivered = self.dropped = 0
 
@@ -250,7 +251,7 @@ class HintStore:
         dots that it has forgotten (B4, B7)."""
         self._last_dots.pop(key, None)
         if len(self._last_dots) >= _DOTS_MAX:
-            del self._last_dots[next(iter(self._last_dots))]
+            self._last_dots.popitem(last=False)
         self._last_dots[key] = dot, target
 
 

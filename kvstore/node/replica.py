@@ -9,6 +9,7 @@ unclean stop, with an unreadable record, or when a message shows a counter of ou
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -112,7 +113,9 @@ class Replica:
         self._stopped = False
         self._state_bytes_max = min(limits.state_bytes_max, limits.frame_bytes_max - _FRAME_OVERHEAD_BYTES)
         self._copies: dict[int, _Copy] = {}
-        self._heads: dict[bytes, bytes] = {}  # key -> head of the state held, b"" for none; the latest ones
+        # key -> head of the state held, b"" for none; the latest ones. Not a dict: the first key of one whose
+        # first ones were deleted is looked for behind all of their places, which took 40 µs of each write.
+        self._heads: OrderedDict[bytes, bytes] = OrderedDict()
         self.recovering: dict[int, None] = {}
         self.renewed = 0
         self.corrupt = 0
@@ -369,7 +372,7 @@ class Replica:
         if len(heads) >= self._limits.heads_max and key not in heads:
             if not heads:
                 return
-            del heads[next(iter(heads))]
+            heads.popitem(last=False)
         heads[key] = head
 
     def _head_and_copy(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from time import thread_time
 
 import pytest
 from hypothesis import event, given
@@ -304,3 +305,22 @@ async def test_heads_in_memory_are_bounded_and_change_nothing(heads_max: int) ->
         ]
         assert made[0] == made[1]
         assert len(few._heads) <= heads_max
+
+
+async def test_forgetting_the_oldest_head_costs_no_more_than_remembering_it() -> None:
+    """With a dict it cost 20 times as much, and 200 times in a busy node: a put of 1,000,000 keys took twice
+    the processor time of one of 10,000."""
+    replica, count = replica_on(MemoryStorage()), 20_000
+
+    def took_s(first: int) -> float:
+        keys = [b"b\0%d" % number for number in range(first, first + count)]
+        began_s = thread_time()
+        for key in keys:
+            replica._remember(key, b"head")
+        return thread_time() - began_s
+
+    first_s = min(took_s(0), took_s(count))
+    while len(replica._heads) < DEFAULT_LIMITS.heads_max:
+        took_s(len(replica._heads))
+    full_s = min(took_s(number * count) for number in range(10, 13))
+    assert full_s < 8 * first_s
