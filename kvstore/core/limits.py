@@ -40,9 +40,7 @@ class Limits:
     queue_max: int = 1024  # requests that wait for a place; beyond: shed
     queue_timeout_s: float = 0.04  # a burst waits as long as this
     queue_timeout_standing_s: float = 0.015  # once nobody has been without a queue for queue_timeout_s
-    queue_few_max: int = (
-        64  # gets, puts and deletes at its front are no overload, but clients that take turns
-    )
+    queue_few_max: int = 64  # gets, puts and deletes at its front: no overload, clients that take turns
     queue_few_timeout_s: float = 0.5  # as long as this they wait: a quarter of a request
     client_requests_per_s: float = 0.0  # of one client, on each node; 0: as many as there is room for
     rate_burst_s: float = 1.0  # after a rest a client or bucket may do the work of so many seconds at once
