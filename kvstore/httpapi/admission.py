@@ -163,6 +163,9 @@ class Admission:
                     pool=route.pool
                 )  # the place was given in the same turn in which the client went away
             raise
+        finally:
+            # A shed is in the future, its traceback leads here: a cycle for the garbage collector, per shed.
+            del place, waiting
         if connection.transport is None:
             self.leave(pool=route.pool)
             raise self._shed("gone")

@@ -7,6 +7,7 @@ long turn again, and all of them would end late instead of some of them early.
 from __future__ import annotations
 
 import asyncio
+from asyncio import sleep
 from collections.abc import Callable
 
 REST_S = 0.002
@@ -16,6 +17,11 @@ for it, several times: with 32 the p99 of gets and puts beside a flood of pages 
 without, with 8 it was 1.1 to 1.5. A node that does nothing else makes as many pages either way."""
 
 PARTITIONS_AT_ONCE = 8  # opened for reading: the same
+
+RESTS_AFTER_OTHERS = 8
+"""Rests that are long once others were seen. Between two requests of theirs nothing is in flight, at 1,000
+a second for two thirds of the time; work that used these gaps took 16 % of a node, and who came then stood
+behind it: p99 of a get 2.1 ms beside it, 0.7 alone, and 0.8 with this."""
 
 
 class Slices:
@@ -27,6 +33,7 @@ class Slices:
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
+        self._rests = 0
         self.others: Callable[[], bool] = lambda: False
 
     async def __aenter__(self) -> None:
@@ -37,4 +44,10 @@ class Slices:
 
     async def rest(self) -> None:
         """Others have their turn."""
-        await asyncio.sleep(REST_S if self.others() else 0)
+        if self.others():
+            self._rests = RESTS_AFTER_OTHERS
+        if self._rests:
+            self._rests -= 1
+            await sleep(REST_S)
+        else:
+            await sleep(0)

@@ -115,15 +115,16 @@ class Node:
             _run_on(os.getpid(), self._cores)
 
     def on_cores_of_their_own(self) -> str:
-        """Node and client, so that neither waits for the other; why not, if it cannot be done.
+        """The node's event loop and the client, so that neither waits for the other; if not, why.
 
-        A thread that wakes up beside one that runs waits for up to 3 ms on a core that they share.
+        A thread that wakes up beside one that runs waits for up to 3 ms on a core that they share: also the
+        node's own that syncs, beside its event loop, so that one runs where there is room.
         """
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         if len(cores) < 2:
             return "fewer than two cores, or none can be chosen"
         self._cores = set(cores)
-        _run_on(self.pid, {cores[0]})
+        os.sched_setaffinity(self.pid, {cores[0]})  # its first thread: the event loop
         _run_on(os.getpid(), {cores[1]})
         return ""
 
