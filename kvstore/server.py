@@ -46,7 +46,7 @@ EXIT_DISK_FAILED = 74  # EX_IOERR of sysexits.h
 _GC_THRESHOLD = 10_000
 
 
-# The thread that syncs needs the interpreter three times for each group. While the loop is busy it waits for
+# The thread that syncs needs the interpreter twice for each group. While the loop is busy it waits for
 # it as long as this each time: with the default of 5 ms a put took 33 ms beside listings instead of 7.
 _SWITCH_S = 0.0005
 

@@ -73,7 +73,7 @@ class RocksStorage:
         self._headroom_bytes = 0  # may be written before the next look at the free space
         self._refusing = False  # there is a reason not to write; `_try_again` knows it
         self._full = False  # the engine failed to append for want of space
-        self._sync_failed = False  # set in the sync thread
+        self._sync_failed = False  # also set in the sync thread
         self._closing: asyncio.Future[None] | None = None
         self._cursors: WeakSet[Cursor] = WeakSet()
         self._group = GroupSync(self._begin_sync)
@@ -269,16 +269,21 @@ class RocksStorage:
         began, failure = perf_counter(), ""
         try:
             self._flush_log(engine)
-            self._directory.mark_synced(sequence)
         except Exception as error:
             failure, self._sync_failed = str(error) or type(error).__name__, True
         with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(self._synced, failure, perf_counter() - began)
+            loop.call_soon_threadsafe(self._synced, failure, sequence, perf_counter() - began)
 
     def _flush_log(self, engine: Engine) -> None:
         engine.flush_log()
 
-    def _synced(self, failure: str, seconds: float) -> None:
+    def _synced(self, failure: str, sequence: int, seconds: float) -> None:
+        if not failure and self._closing is None:  # from then on the directory is the closing's to mark
+            try:
+                # Not in the thread: a system call gives the interpreter away, to be waited for again.
+                self._directory.mark_synced(sequence)
+            except OSError as error:
+                failure, self._sync_failed = str(error), True
         if not failure:
             self._group.finished(None, seconds)
         elif self._full and "previous error" in failure:  # the engine refused before it asked the disk

@@ -15,6 +15,7 @@ from rocksdict import Env, Options, Rdict
 
 from kvstore.errors import ConfigError, CorruptRecord, StorageFailed, StorageFull
 from kvstore.node.ports import Kind
+from kvstore.storage.directory import DataDirectory
 from kvstore.storage.record import seal
 from kvstore.storage.rocksdb import RocksStorage
 from kvstore.storage.rocksdb_cursor import read_error
@@ -215,6 +216,27 @@ class TestASlowDisk:
             await closing
         assert isinstance(running.exception(), StorageFailed)
         assert isinstance(waiting.exception(), StorageFailed)
+        reopened = RocksStorage(tmp_path)
+        assert not reopened.was_clean
+        await reopened.close()
+
+    async def test_a_sync_whose_mark_cannot_be_written_has_failed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is not marked as synced would not be missed if it were gone after a crash."""
+        storage = RocksStorage(tmp_path)
+        storage.apply([(DATA, 1, b"a", b"1")])
+
+        def broken(self: DataDirectory, sequence: int) -> None:
+            raise OSError("Input/output error")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(DataDirectory, "mark_synced", broken)
+            with pytest.raises(StorageFailed, match="Input/output error"):
+                await storage.sync()
+        with pytest.raises(StorageFailed):
+            storage.apply([(DATA, 1, b"b", b"1")])
+        await storage.close()
         reopened = RocksStorage(tmp_path)
         assert not reopened.was_clean
         await reopened.close()
