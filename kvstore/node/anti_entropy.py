@@ -18,12 +18,13 @@ from kvstore.core.ring import PARTITIONS
 from kvstore.core.upkeep_message import PartitionsRepaired, RepairPartitions
 from kvstore.errors import KVStoreError, NotReady, PeerRefused, StorageFailed
 from kvstore.node.cluster_view import ClusterView
-from kvstore.node.exchange import DAMAGED, DIFFERENT, NO_TREE, Exchange
+from kvstore.node.exchange import DAMAGED, DIFFERENT, SAME, Exchange
 from kvstore.node.partition_trees import PartitionTrees
 from kvstore.node.ports import Random
 from kvstore.node.reach import Reach
 
 RETRY_S = 5.0  # after a comparison that did not end; and for a peer out of reach
+SETTLE_S = 0.3  # in which a write that one side has arrives at the other
 BUSY_S = 0.2
 BUSY_TRIES = 10
 LED_S = 30.0  # for a peer that compares itself with others
@@ -215,14 +216,37 @@ class AntiEntropy:
                 verdicts = await self._exchange.compare_roots(peer, n, partitions)
             except NotReady:
                 return list(partitions)
-        left = []
+        left, different = [], []
         for partition, verdict in zip(partitions, verdicts, strict=True):
             self._damaged_there.pop((peer, partition), None)
             if verdict == DAMAGED:
                 self._damaged_there[peer, partition] = None
-            if verdict in (NO_TREE, DAMAGED) or (
-                verdict == DIFFERENT and not await self._heal_partition(peer, n, partition)
-            ):
+            if verdict == DIFFERENT:
+                different.append(partition)
+            elif verdict == SAME:
+                self._compared_s[peer, n, partition] = self._loop.time()
+            else:
+                left.append(partition)
+        return left + await self._heal_all(peer, n, different)
+
+    async def _heal_all(self, peer: NodeId, n: int, partitions: Sequence[int]) -> list[int]:
+        """Those that could not be healed now.
+
+        A listing reads the whole partition on both sides, and under load nearly every partition differs
+        at any moment by a write that one side has already: what differs twice is listed.
+        """
+        suspects: dict[int, frozenset[int]] = {}
+        left = []
+        for partition in partitions:
+            try:
+                async with self._turn:
+                    suspects[partition] = await self._exchange.differing(peer, n, partition)
+            except (NotReady, PeerRefused):
+                left.append(partition)
+        if any(suspects.values()):
+            await asyncio.sleep(SETTLE_S)
+        for partition, segments in suspects.items():
+            if segments and not await self._heal_partition(peer, n, partition, segments):
                 left.append(partition)
             else:
                 self._compared_s[peer, n, partition] = self._loop.time()
@@ -240,12 +264,12 @@ class AntiEntropy:
         """On one of the two sides no scan gets through it: no reason to try again at once."""
         return partition in self._trees.damaged or (peer, partition) in self._damaged_there
 
-    async def _heal_partition(self, peer: NodeId, n: int, partition: int) -> bool:
+    async def _heal_partition(self, peer: NodeId, n: int, partition: int, segments: frozenset[int]) -> bool:
         """False: not now."""
         for _ in range(BUSY_TRIES):
             try:
                 async with self._turn:
-                    await self._exchange.heal_partition(peer, n, partition)
+                    await self._exchange.heal(peer, n, partition, segments)
             except NotReady:
                 return False
             except PeerRefused as refusal:

@@ -91,20 +91,30 @@ class Exchange:
         self.counts.different += verdicts.count(DIFFERENT)
         return verdicts
 
-    async def heal_partition(self, peer: NodeId, n: int, partition: int) -> None:
-        """Make a partition equal on both sides. Raises PeerError, NotReady, StorageFull, StorageFailed."""
-        positions: Sequence[int] = range(FAN_OUT)
-        for level in (INNER, LEAVES):
-            verdicts = await self._compare(peer, n, (partition,), level, positions)
-            if NO_TREE in verdicts or DAMAGED in verdicts:
-                raise NotReady("the peer has given its tree up")
-            positions = [at for at, verdict in zip(positions, verdicts, strict=True) if verdict]
-            if not positions:
-                return  # the difference was a write on its way
-            if level == INNER:
-                positions = children(positions)
-        await self._heal_segments(peer, n, partition, frozenset(positions))
-        await self._replica.sync()
+    async def differing(self, peer: NodeId, n: int, partition: int) -> frozenset[int]:
+        """The segments in which a partition differs now. Raises PeerError, NotReady."""
+        inner = await self._differing(peer, n, partition, INNER, range(FAN_OUT))
+        return frozenset(await self._differing(peer, n, partition, LEAVES, children(inner)))
+
+    async def heal(self, peer: NodeId, n: int, partition: int, segments: frozenset[int]) -> None:
+        """Make these segments equal on both sides. Raises PeerError, NotReady, StorageFull, StorageFailed.
+
+        Those that became equal by themselves cost no listing: a write was on its way to one side.
+        """
+        still = await self._differing(peer, n, partition, LEAVES, sorted(segments))
+        if still:
+            await self._heal_segments(peer, n, partition, frozenset(still))
+            await self._replica.sync()
+
+    async def _differing(
+        self, peer: NodeId, n: int, partition: int, level: int, positions: Sequence[int]
+    ) -> list[int]:
+        if not positions:
+            return []
+        verdicts = await self._compare(peer, n, (partition,), level, positions)
+        if NO_TREE in verdicts or DAMAGED in verdicts:
+            raise NotReady("the peer has given its tree up")
+        return [at for at, verdict in zip(positions, verdicts, strict=True) if verdict == DIFFERENT]
 
     async def _compare(
         self, peer: NodeId, n: int, partitions: Sequence[int], level: int, positions: Sequence[int]
