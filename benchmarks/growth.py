@@ -3,24 +3,27 @@
     python -m benchmarks --growth 10000000
 
 Three nodes that all hold every key: N=3. Cost is processor time of all nodes per request, which drifts less
-than rates do. Writing 10,000,000 keys takes tens of minutes and some GB of disk; a bar shows how far it is.
+than rates do. What is beyond the first keys is written into the directories of stopped nodes
+(benchmarks/growth_fill.py). What a store of that size costs is measured, not what is left of filling it: the
+nodes compact and hash what they found first.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
 
 from benchmarks.loader import Paths
-from benchmarks.processes import start_cluster
+from benchmarks.processes import Processes, start_cluster
 from benchmarks.suite import CONNECTIONS, VALUE_BYTES, Store, Suite, say
 from kvstore.bench.load import Load, fill
 from kvstore.bench.result import Case
 
 GROUP, FIRST, FACTOR, BAR = "Growth", 10_000, 10, 1.3
-_WIDTH = 40
+LOOK_S, QUIET_CORES, QUIET_LOOKS, QUIET_DEADLINE_S = 2.0, 0.25, 5, 900.0
 
 
 def run(suite: Suite, directory: Path, keys: int) -> None:
@@ -30,8 +33,12 @@ def run(suite: Suite, directory: Path, keys: int) -> None:
         cases: dict[str, list[Case]] = {"get": [], "put": []}
         there = 0
         for size in sizes(keys):
-            _grow(store, there, size)
+            if there:
+                grow(nodes, directory, there, size)
+            else:
+                fill(Load(store.urls, keys=size, value_bytes=VALUE_BYTES, connections=CONNECTIONS))
             there = size
+            say(f"  {size:,} keys: {until_quiet(nodes)}")
             for operation, found in cases.items():
                 name = f"{operation}, {size:,} keys"
                 measure = partial(suite.peak, store, operation, keys=size)
@@ -52,36 +59,27 @@ def sizes(keys: int) -> list[int]:
     return [*found, keys] if keys > found[-1] else found
 
 
-def _grow(store: Store, there: int, size: int) -> None:
-    progress = Progress(size - there)
-    load = Load(store.urls, keys=size, value_bytes=VALUE_BYTES, connections=CONNECTIONS)
-    fill(load, first=there, told=progress)
-    progress.end()
+def grow(nodes: Processes, directory: Path, there: int, size: int) -> None:
+    """Keys from `there` up to `size` on every node. Raises SystemExit if they could not be written."""
+    nodes.stop(*nodes.ports)
+    program = [sys.executable, "-m", "benchmarks.growth_fill"]
+    places = [directory / f"n{number}" for number in range(1, len(nodes.ports) + 1)]
+    fillers = [subprocess.Popen([*program, str(place), str(there), str(size)]) for place in places]
+    statuses = [filler.wait() for filler in fillers]
+    if any(statuses):
+        raise SystemExit("the nodes' directories could not be filled")
+    for port in nodes.ports:
+        nodes.restart(port)
+    nodes.wait_ready()
 
 
-class Progress:
-    """A bar on a terminal, a line every ten percent elsewhere."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._began_s, self._next_s, self._told = total, time.monotonic(), 0.0, 0
-        self._terminal = sys.stderr.isatty()
-
-    def __call__(self, done: int) -> None:
-        now_s = time.monotonic()
-        if self._terminal and now_s >= self._next_s:
-            self._next_s = now_s + 0.2
-            print(f"\r{self.line(done, now_s - self._began_s)}", end="", file=sys.stderr, flush=True)
-        elif not self._terminal and done * 10 // self._total > self._told:
-            self._told = done * 10 // self._total
-            say(self.line(done, now_s - self._began_s))
-
-    def line(self, done: int, elapsed_s: float) -> str:
-        filled = _WIDTH * done // self._total
-        per_s = done / max(elapsed_s, 1e-9)
-        left_s = (self._total - done) / max(per_s, 1e-9)
-        bar = "#" * filled + "." * (_WIDTH - filled)
-        return f"  [{bar}] {done:,} of {self._total:,} keys, {per_s:,.0f} per s, {left_s:.0f} s left"
-
-    def end(self) -> None:
-        if self._terminal:
-            print(file=sys.stderr)
+def until_quiet(nodes: Processes) -> str:
+    """Waits until the nodes have nothing to do for a while, and says how long it took."""
+    began_s, quiet, used_s = time.monotonic(), 0, nodes.cpu_s()
+    first_s = used_s
+    while quiet < QUIET_LOOKS and time.monotonic() - began_s < QUIET_DEADLINE_S:
+        time.sleep(LOOK_S)
+        used_s, before_s = nodes.cpu_s(), used_s
+        quiet = quiet + 1 if used_s - before_s < QUIET_CORES * LOOK_S else 0
+    what = "quiet" if quiet == QUIET_LOOKS else "not quiet"
+    return f"{what} after {time.monotonic() - began_s:.0f} s, {used_s - first_s:.0f} s of processor time"

@@ -90,6 +90,13 @@ class Processes:
             child.kill()
             child.wait()
 
+    def stop(self, *ports: int) -> None:
+        """SIGTERM to all of them; returns when they have ended."""
+        for port in ports:
+            self._children[port].send_signal(signal.SIGTERM)
+        for port in ports:
+            self._children[port].wait(60)
+
     def kill(self, port: int) -> None:
         """SIGKILL, at once; returns when the process is gone."""
         self._children[port].kill()

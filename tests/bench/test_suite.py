@@ -9,16 +9,20 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import failures
-from benchmarks.growth import Progress, sizes
+from benchmarks.growth import sizes
+from benchmarks.growth_fill import fill_stopped
 from benchmarks.loader import FORM, Paths, Workload, fill, load
 from benchmarks.processes import Processes, free_ports
+from benchmarks.progress import Progress
 from benchmarks.scale import TOLERANCE, deviations
 from benchmarks.scale_on_paper import N, formula, homes_of, sample_member
 from benchmarks.scale_simulated import INTERVAL_SIMULATED_S, measured
-from benchmarks.suite import SHORT, Suite, as_round, figure
+from benchmarks.suite import SHORT, VALUE_BYTES, Suite, as_round, figure
 from benchmarks.trouble import recovery_s
 from kvstore.bench.result import Case, Ratio
+from kvstore.client import AsyncClient
 from kvstore.core.layout import first_layout
+from kvstore.testing import LocalCluster
 
 STORE = """
 import sys
@@ -157,6 +161,27 @@ def test_failures_count_but_where_they_are_what_is_shown() -> None:
 def test_growth_goes_in_tens() -> None:
     assert sizes(10_000_000) == [10_000, 100_000, 1_000_000, 10_000_000]
     assert sizes(60_000) == [10_000, 60_000]
+
+
+async def test_records_written_into_stopped_nodes_are_those_that_puts_leave(tmp_path: Path) -> None:
+    async with LocalCluster(3, data_dir=tmp_path) as cluster:
+        async with AsyncClient(cluster.endpoints) as client:
+            await client.bucket("bench").put("user000000000000", b"v" * VALUE_BYTES)
+        for name in cluster.names:
+            await cluster.stop(name)
+        for name in cluster.names:
+            await fill_stopped(tmp_path / name, 1, 300)
+        servers = [await cluster.start(name) for name in cluster.names]
+        await cluster.ready()
+        async with AsyncClient(cluster.endpoints) as client:
+            bucket = client.bucket("bench")
+            for number in (0, 1, 255, 299):
+                found = await bucket.fetch(f"user{number:012}", r=3)
+                assert len(found.value or b"") == VALUE_BYTES
+            assert sum(server.node.coordinator.repairs for server in servers) == 0
+            await bucket.put("user000000000255", b"new")
+            assert await bucket.get("user000000000255") == b"new"
+            assert await bucket.get("user000000000300") is None
 
 
 def test_progress_tells_how_far_how_fast_and_how_long() -> None:
