@@ -119,6 +119,7 @@ async def nothing_missing(client: AsyncClient, load: OpenLoad) -> None:
     assert not missing, f"{len(missing)} acknowledged writes are missing: {missing[:5]}"
 
 
+@pytest.mark.timeout(150)
 async def test_one_of_five_killed_under_load_fails_no_operation(cluster: Processes) -> None:
     async with loaded(cluster) as load:
         kill = await kill_under_load(cluster, load, cluster.ports[2])
