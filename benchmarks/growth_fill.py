@@ -3,7 +3,7 @@
     python -m benchmarks.growth_fill DIRECTORY FIRST LAST
 
 The same bytes, by the same engine with the same settings, as the node itself would have written for so many
-puts of another writer, at a twentieth of the time: 9,000,000 keys over HTTP took 50 minutes.
+puts of another writer, without their way through the cluster: over HTTP 9,000,000 keys took 50 minutes.
 """
 
 from __future__ import annotations

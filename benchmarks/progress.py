@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from benchmarks.suite import say
+
 _WIDTH = 40
 
 
@@ -22,7 +24,7 @@ class Progress:
             print(f"\r{self.line(done, now_s - self._began_s)}", end="", file=sys.stderr, flush=True)
         elif not self._terminal and done * 10 // self._total > self._told:
             self._told = done * 10 // self._total
-            print(self.line(done, now_s - self._began_s), file=sys.stderr)
+            say(self.line(done, now_s - self._began_s))
 
     def line(self, done: int, elapsed_s: float) -> str:
         filled = _WIDTH * done // self._total
