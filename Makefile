@@ -55,7 +55,7 @@ bench: $(STAMP) ## all benchmarks, beside the floor and etcd, under 5 minutes; a
 bench-full: $(STAMP) ## the same with every case and longer rounds, under 25 minutes
 	@$(BIN)/python -m benchmarks --full
 
-bench-growth: $(STAMP) ## what a get and a put cost from 10,000 to KEYS keys [10000000]; an hour or two
+bench-growth: $(STAMP) ## what a get and a put cost from 10,000 to KEYS keys [10000000]; half an hour
 	@$(BIN)/python -m benchmarks --growth $(or $(KEYS),10000000) --to benchmarks/results/local/growth
 
 bench-scale: $(STAMP) ## messages, bytes and memory from 3 to 1,000 nodes, checked in the simulator
