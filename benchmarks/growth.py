@@ -76,11 +76,16 @@ def sizes(keys: int) -> list[int]:
 
 
 def grow(nodes: Processes, directory: Path, there: int, size: int) -> None:
-    """Keys from `there` up to `size` on every node. Raises SystemExit if they could not be written."""
+    """Keys from `there` up to `size` on every node, side by side; the first tells how far they all are.
+
+    Raises SystemExit if they could not be written.
+    """
     nodes.stop(*nodes.ports)
-    program = [sys.executable, "-m", "benchmarks.growth_fill"]
-    places = [directory / f"n{number}" for number in range(1, len(nodes.ports) + 1)]
-    fillers = [subprocess.Popen([*program, str(place), str(there), str(size)]) for place in places]
+    fillers = []
+    for number in range(1, len(nodes.ports) + 1):
+        silent = ["--silent"] if number > 1 else []
+        arguments = [str(directory / f"n{number}"), str(there), str(size), *silent]
+        fillers.append(subprocess.Popen([sys.executable, "-m", "benchmarks.growth_fill", *arguments]))
     statuses = [filler.wait() for filler in fillers]
     if any(statuses):
         raise SystemExit("the nodes' directories could not be filled")

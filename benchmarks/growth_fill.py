@@ -1,6 +1,6 @@
 """Records written straight into the directory of a node that is stopped.
 
-    python -m benchmarks.growth_fill DIRECTORY FIRST LAST
+    python -m benchmarks.growth_fill DIRECTORY FIRST LAST [--silent]
 
 The same bytes, by the same engine with the same settings, as the node itself would have written for so many
 puts of another writer, without their way through the cluster: over HTTP 9,000,000 keys took 50 minutes.
@@ -65,5 +65,6 @@ async def fill_stopped(directory: Path, first: int, last: int, progress: Progres
 
 
 if __name__ == "__main__":
-    place, begin, end = sys.argv[1:4]
-    asyncio.run(fill_stopped(Path(place), int(begin), int(end), Progress(int(end) - int(begin))))
+    place, begin, end, *silent = sys.argv[1:]
+    told = None if silent else Progress(int(end) - int(begin))
+    asyncio.run(fill_stopped(Path(place), int(begin), int(end), told))
