@@ -66,7 +66,7 @@ pressure: $(STAMP) ## nodes under more than they can bear, each figure beside it
 
 strangers: $(STAMP) ## what strangers may try, counted: frames, bodies, credentials, slow clients; 10 minutes
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,security]'
-	@PATH="$(BIN):$$PATH" $(BIN)/pytest -m 'not docker' -s $(STRANGERS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -m 'not docker' -s $(STRANGERS)
 
 compose-up: ## the five nodes in containers, on 127.0.0.1:8001 to 8005; makes deploy/.env once
 	@deploy/compose build n1
